@@ -1,0 +1,82 @@
+"""Gaussian mixtures for PyTorch.
+
+The letters, everywhere: `B` leading batch axes, `N` rows, `K` components, `D` features; shapes
+are `(*B, N, K, D)`. Log-probabilities are in nats.
+
+Names are loaded when they are first used, so that `torchgmm --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .covariance import Family as Family
+    from .covariance import families as families
+    from .errors import ConvergenceWarning as ConvergenceWarning
+    from .errors import InputError as InputError
+    from .errors import TorchGMMError as TorchGMMError
+    from .fitting import EM as EM
+    from .fitting import Aitken as Aitken
+    from .fitting import FitResult as FitResult
+    from .fitting import RelativeTolerance as RelativeTolerance
+    from .fitting import Rescue as Rescue
+    from .fitting import Status as Status
+    from .fitting import Tolerance as Tolerance
+    from .fitting import fit as fit
+    from .kernels import kernels as kernels
+    from .mixture import GaussianMixture as GaussianMixture
+    from .observers import LogLines as LogLines
+    from .observers import Progress as Progress
+    from .parameters import Parameters as Parameters
+    from .seeding import KMeans as KMeans
+    from .seeding import KMeansPlusPlus as KMeansPlusPlus
+    from .seeding import Labels as Labels
+    from .seeding import RandomResponsibilities as RandomResponsibilities
+    from .seeding import RandomRows as RandomRows
+    from .store import load as load
+    from .store import save as save
+
+_ROOM = {
+    "Aitken": "fitting",
+    "ConvergenceWarning": "errors",
+    "EM": "fitting",
+    "Family": "covariance",
+    "FitResult": "fitting",
+    "GaussianMixture": "mixture",
+    "InputError": "errors",
+    "KMeans": "seeding",
+    "KMeansPlusPlus": "seeding",
+    "Labels": "seeding",
+    "LogLines": "observers",
+    "Parameters": "parameters",
+    "Progress": "observers",
+    "RandomResponsibilities": "seeding",
+    "RandomRows": "seeding",
+    "RelativeTolerance": "fitting",
+    "Rescue": "fitting",
+    "Status": "fitting",
+    "Tolerance": "fitting",
+    "TorchGMMError": "errors",
+    "families": "covariance",
+    "fit": "fitting",
+    "kernels": "kernels",
+    "load": "store",
+    "save": "store",
+}
+__all__ = ["__version__", *_ROOM]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ROOM[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

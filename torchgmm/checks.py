@@ -1,0 +1,153 @@
+"""What a user hands in: rank, size, dtype, finiteness, weights. Each answer names the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+__all__ = [
+    "check_count",
+    "check_finite",
+    "check_rows",
+    "check_weights",
+    "compute_dtype",
+    "largest_allowed",
+]
+
+# Sums of squares of whitened rows must stay finite: (1e15 / sqrt(reg_covar))^2 * rows < 3e38.
+_LARGEST = {torch.float32: 1e15, torch.float64: 1e140}
+# Above this float32 no longer holds every integer.
+_EXACT_INTEGERS = 2**24
+
+
+def largest_allowed(dtype: torch.dtype) -> float:
+    """The largest absolute value that rows computed in `dtype` may have."""
+    return _LARGEST[dtype]
+
+
+def compute_dtype(rows: torch.dtype, mixture: torch.dtype) -> torch.dtype:
+    """The dtype in which rows and mixture meet: torch's promotion, and never below float32.
+
+    Integer and half-precision rows are computed in the dtype of the mixture.
+
+    Raises:
+        InputError: the rows are complex.
+    """
+    if rows.is_complex:
+        raise InputError(
+            f"rows are {rows}, but a Gaussian mixture has real features: "
+            "stack real and imaginary parts as columns"
+        )
+    return torch.promote_types(torch.promote_types(rows, mixture), torch.float32)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int of at least `least`; booleans and floats are refused."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InputError(f"{name} must be an integer, got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0) -> None:
+    """Rank and width of rows `(*B, N, D)`.
+
+    Raises:
+        InputError: wrong rank, no rows, no columns, or not `n_features` columns.
+    """
+    if len(shape) < 2:
+        hint = "x.reshape(-1, 1) for one feature, x.reshape(1, -1) for one row"
+        raise InputError(f"rows must be a table (N, D), got shape {tuple(shape)}: use {hint}")
+    if len(shape) > 2 + n_batch:
+        wanted = "(*B, N, D)" if n_batch else "(N, D)"
+        raise InputError(
+            f"rows must be {wanted}, got shape {tuple(shape)}: flatten the leading axes, "
+            "x.flatten(0, -2), or the trailing ones, x.flatten(1)"
+        )
+    if 0 in shape:
+        raise InputError(f"rows are empty: shape {tuple(shape)}")
+    if n_features is not None and shape[-1] != n_features:
+        raise InputError(f"rows have {shape[-1]} columns, the mixture has n_features={n_features}")
+
+
+def check_finite(x: Tensor, dtype: torch.dtype, *, offset: int = 0, what: str = "rows") -> None:
+    """Refuse NaN, infinities, and values whose squares `dtype` cannot sum.
+
+    Args:
+        x: `(..., N, D)`, any real dtype.
+        dtype: the dtype of the computation.
+        offset: number of the first row, for the message.
+        what: the name of the argument, for the message.
+
+    Raises:
+        InputError: with the number of bad entries, the first bad row and column, the remedy.
+    """
+    if x.numel() == 0:
+        return
+    if not x.dtype.is_floating_point:
+        if dtype == torch.float32 and x.dtype in (torch.int32, torch.int64):
+            _check_integers(x, what)
+        return
+    low, high = (float(v) for v in torch.aminmax(x.detach()))  # NaN comes through aminmax
+    reach = max(abs(low), abs(high))
+    if reach <= largest_allowed(dtype):
+        return
+    bad = ~torch.isfinite(x)
+    if bool(bad.any()):
+        *_, row, column = (int(i) for i in bad.nonzero()[0])
+        raise InputError(
+            f"{what} hold {int(bad.sum())} NaN or infinite value(s), the first {float(x[bad][0])} "
+            f"in row {offset + row}, column {column}: drop those rows, fill them, or give them "
+            "weight 0"
+        )
+    raise InputError(
+        f"{what} reach {reach:g}, whose squares overflow {dtype} sums "
+        f"(limit {largest_allowed(dtype):g}): rescale the columns"
+        + (", or pass float64" if dtype == torch.float32 else "")
+    )
+
+
+def _check_integers(x: Tensor, what: str) -> None:
+    low, high = (int(v) for v in torch.aminmax(x))
+    reach = max(abs(low), abs(high))
+    if reach > _EXACT_INTEGERS:
+        raise InputError(
+            f"{what} are integers up to {reach}, but float32 is exact only to {_EXACT_INTEGERS}: "
+            "build the mixture with dtype=torch.float64, or convert the rows yourself"
+        )
+
+
+def check_weights(weights: Any, n_rows: int) -> Tensor:
+    """Row weights as a float64 tensor `(N,)` on the CPU or their own device.
+
+    Raises:
+        InputError: wrong size, negative, not finite, or all zero.
+    """
+    w = torch.as_tensor(weights).detach()
+    if w.dtype.is_complex:
+        raise InputError(f"weights must be real, got {w.dtype}")
+    if tuple(w.shape) != (n_rows,):
+        raise InputError(
+            f"weights must be one number per row, ({n_rows},), got shape {tuple(w.shape)}"
+        )
+    w = w.to(torch.float64)
+    if not bool(torch.isfinite(w).all()):
+        bad = ~torch.isfinite(w)
+        raise InputError(
+            f"weights hold {int(bad.sum())} NaN or infinite value(s), the first in row "
+            f"{int(bad.nonzero()[0])}"
+        )
+    if bool((w < 0).any()):
+        raise InputError(
+            f"weights hold {int((w < 0).sum())} negative value(s), the least {float(w.min()):g} "
+            f"in row {int(w.argmin())}: weights count rows"
+        )
+    if not float(w.sum()) > 0:
+        raise InputError(f"all {n_rows} weights are zero: nothing is left to fit or score")
+    return w

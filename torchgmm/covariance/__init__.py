@@ -1,0 +1,19 @@
+"""The families of covariances: one small class each, one registry."""
+
+from __future__ import annotations
+
+from .axis_aligned import Diagonal, Spherical, TiedDiagonal, TiedSpherical
+from .base import Family, as_family, families
+from .full import Full, Tied
+
+__all__ = [
+    "Diagonal",
+    "Family",
+    "Full",
+    "Spherical",
+    "Tied",
+    "TiedDiagonal",
+    "TiedSpherical",
+    "as_family",
+    "families",
+]

@@ -1,0 +1,217 @@
+"""The interface of a covariance family, and the registry that turns a name into one.
+
+Inside, every family keeps a *head* axis `H` before the axes of its factor: `H = K` where each
+component has its own covariance, `H = 1` where all share one. So tied families differ from the
+others by a sum over one axis and by nothing else. `factor` is what `H` holds one of: a Cholesky
+factor `(D, D)`, standard deviations `(D,)`, or one standard deviation `(1,)`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..moments import Moments
+
+__all__ = ["Family", "Whitened", "as_family", "families", "register"]
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """A chunk of rows seen from every component: `z = L_k^-1 (x - mean_k)` and what follows."""
+
+    z: Tensor  # (*B, K, n, D)
+    squares: Tensor  # (*B, K, n, D)  z * z; a buffer that `scatter` may overwrite
+    mahalanobis: Tensor  # (*B, K, n)     |z|^2
+
+
+class Family(ABC):
+    """The structure of the covariances: everything that depends on it, and only that.
+
+    Stateless. `scale` is the unconstrained form of the factors (logs on the diagonal), the tensor
+    that a module holds and optimisers move; every value of it is a valid covariance.
+    """
+
+    name: ClassVar[str]
+    tied: ClassVar[bool] = False
+    n_axes: ClassVar[int]  # axes of one factor: 2 for a matrix, 1 for a vector
+
+    # shapes ---------------------------------------------------------------------------------
+
+    def heads(self, n_components: int) -> int:
+        """Size of the head axis."""
+        return 1 if self.tied else n_components
+
+    @abstractmethod
+    def factor_shape(self, n_features: int) -> tuple[int, ...]:
+        """Shape of one factor."""
+
+    def scale_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of `scale` without the batch axes, `(H, *factor_shape)`."""
+        return (self.heads(n_components), *self.factor_shape(n_features))
+
+    @abstractmethod
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Public shape of the covariances without the batch axes, as scikit-learn has it."""
+
+    @abstractmethod
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        """Free parameters of all covariances together."""
+
+    @abstractmethod
+    def min_rows(self, n_features: int) -> int:
+        """Rows that one component needs for a covariance of full rank."""
+
+    # forms of the parameter -----------------------------------------------------------------
+
+    @abstractmethod
+    def factor(self, scale: Tensor) -> Tensor:
+        """Factors from their unconstrained form."""
+
+    @abstractmethod
+    def unconstrained(self, factor: Tensor) -> Tensor:
+        """The inverse of `factor`."""
+
+    @abstractmethod
+    def half_log_det(self, scale: Tensor, n_features: int) -> Tensor:
+        """Half the log-determinants of the covariances, `(*B, H)`."""
+
+    @abstractmethod
+    def dense_tril(self, scale: Tensor, n_components: int, n_features: int) -> Tensor:
+        """Lower Cholesky factors as matrices for every component, `(*B, K, D, D)`."""
+
+    @abstractmethod
+    def covariances(self, scale: Tensor) -> Tensor:
+        """Covariances in the family's public shape, as scikit-learn has them."""
+
+    @abstractmethod
+    def precisions(self, scale: Tensor) -> Tensor:
+        """Inverse covariances in the family's public shape."""
+
+    @abstractmethod
+    def from_covariances(self, covariances: Tensor, n_features: int) -> Tensor:
+        """`scale` from covariances in the public shape; refuses what is not a covariance."""
+
+    # E-step ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def whitener(self, scale: Tensor) -> Tensor:
+        """What `whiten` multiplies by: the inverse factors."""
+
+    @abstractmethod
+    def whiten(
+        self, d: Tensor, whitener: Tensor, shift: Tensor | None, out: Tensor | None
+    ) -> Tensor:
+        """`z (*B, K, n, D)` from `d = x - c (*B, K, n, D)`; `shift (*B, K, 1, D)` is added to z.
+
+        `d` may be overwritten when `out` is given.
+        """
+
+    @abstractmethod
+    def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
+        """Second moments of z under `r (*B, K, n)`, `(*B, H, ...)`; may overwrite `seen.squares`."""
+
+    @abstractmethod
+    def colour(self, whitened: Tensor, factor: Tensor) -> Tensor:
+        """The inverse of whitening for vectors `(*B, H|K, ..., D)` with `factor (*B, H, ...)`."""
+
+    @abstractmethod
+    def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
+        """Second moments of `L z` from those of z, both `(*B, H, ...)`."""
+
+    # M-step ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        """The family's part of `a b^T` for vectors `(*B, K, D)`, summed over K where tied."""
+
+    @abstractmethod
+    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+        """Maximum-likelihood `scale` with `floor` added to the covariances' diagonals.
+
+        Returns:
+            `scale (*B, H, ...)` in float64 and a mask `(*B, H)` of the covariances that have no
+            spread and no floor, whose entries mean nothing.
+        """
+
+    def pool(self, summands: Tensor, n_axes: int) -> Tensor:
+        """Sum over the component axis where tied; `n_axes` axes follow that one."""
+        return summands.sum(-1 - n_axes, keepdim=True) if self.tied else summands
+
+    def within(self, moments: Moments) -> Tensor:
+        """Summed second moments about the components' own means, `(*B, H, ...)`."""
+        n = moments.weight.clamp_min(torch.finfo(moments.weight.dtype).tiny)
+        return moments.second - self.outer(moments.first, moments.first / n.unsqueeze(-1))
+
+    def central(self, moments: Moments) -> Tensor:
+        """Mean second moments about the components' own means, before a floor."""
+        n = self.pool(moments.weight, 0).clamp_min(torch.finfo(moments.weight.dtype).tiny)
+        return self.within(moments) / n.reshape(*n.shape, *[1] * self.n_axes)
+
+    def pooled(self, moments: Moments) -> Tensor:
+        """Summed second moments of all rows about their component's mean, `(*B, 1, ...)`."""
+        return self.within(moments).sum(-1 - self.n_axes, keepdim=True)
+
+    def moved(self, moments: Moments, frame: Tensor) -> Moments:
+        """The same moments about other origins `frame (*B, K, D)`, exactly, without the rows."""
+        delta = moments.frame - frame
+        shift = moments.weight.unsqueeze(-1) * delta
+        second = (
+            moments.second
+            + self.outer(moments.first, delta)
+            + self.outer(delta, moments.first)
+            + self.outer(shift, delta)
+        )
+        first = moments.first + shift
+        return Moments(moments.weight, first, second, moments.log_prob, moments.rows, frame)
+
+    def __repr__(self) -> str:
+        """The name, which is all that there is to a stateless thing."""
+        return f"{type(self).__name__}()"
+
+    def __eq__(self, other: object) -> bool:
+        """Two families are equal when they are of one class."""
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        """Equal families hash alike."""
+        return hash(type(self))
+
+
+_REGISTRY: dict[str, Family] = {}
+# scikit-learn's word for one of them
+_ALIASES = {"diag": "diagonal"}
+
+F = TypeVar("F", bound=type[Family])
+
+
+def register(cls: F) -> F:
+    """Class decorator: makes a family known by its name."""
+    _REGISTRY[cls.name] = cls()
+    return cls
+
+
+def families() -> tuple[str, ...]:
+    """The names of all families.
+
+    Example:
+        >>> import torchgmm as tg
+        >>> tg.families()
+        ('diagonal', 'spherical', 'tied_diagonal', 'tied_spherical', 'full', 'tied')
+    """
+    return tuple(_REGISTRY)
+
+
+def as_family(family: str | Family | Any) -> Family:
+    """A family from its name; a family is handed back."""
+    if isinstance(family, Family):
+        return family
+    found = _REGISTRY.get(_ALIASES.get(family, family)) if isinstance(family, str) else None
+    if found is None:
+        raise InputError(f"covariance must be one of {', '.join(_REGISTRY)}, got {family!r}")
+    return found

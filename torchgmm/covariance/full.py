@@ -1,0 +1,134 @@
+"""Full covariances: a Cholesky factor per component, or one for all (tied)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import linalg
+from ..errors import InputError
+from ..moments import Moments
+from .base import Family, Whitened, register
+
+__all__ = ["Full", "Tied"]
+
+
+class _Matrix(Family):
+    """Covariances `L L^T` without structure; the factor is L `(D, D)`."""
+
+    n_axes = 2
+
+    def factor_shape(self, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return self.heads(n_components) * n_features * (n_features + 1) // 2
+
+    def min_rows(self, n_features: int) -> int:
+        return n_features + 1
+
+    def factor(self, scale: Tensor) -> Tensor:
+        return linalg.from_log_cholesky(scale)
+
+    def unconstrained(self, factor: Tensor) -> Tensor:
+        return linalg.to_log_cholesky(factor)
+
+    def half_log_det(self, scale: Tensor, n_features: int) -> Tensor:
+        return scale.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    def dense_tril(self, scale: Tensor, n_components: int, n_features: int) -> Tensor:
+        factor = self.factor(scale)
+        return factor.expand(*factor.shape[:-3], n_components, n_features, n_features)
+
+    def covariances(self, scale: Tensor) -> Tensor:
+        factor = self.factor(scale)
+        return self._public(factor @ factor.mT)
+
+    def precisions(self, scale: Tensor) -> Tensor:
+        inverse = linalg.inverse_tril(self.factor(scale))
+        return self._public(inverse.mT @ inverse)
+
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        shape = (n_features, n_features)
+        return shape if self.tied else (n_components, *shape)
+
+    def _public(self, matrix: Tensor) -> Tensor:
+        return matrix.squeeze(-3) if self.tied else matrix
+
+    def from_covariances(self, covariances: Tensor, n_features: int) -> Tensor:
+        asymmetry = float((covariances - covariances.mT).abs().amax())
+        size = float(covariances.abs().amax())
+        # half the digits of the dtype: what a float32 product A A^T leaves is far below that
+        if not asymmetry <= size * torch.finfo(covariances.dtype).eps ** 0.5:
+            raise InputError(
+                f"covariances must be symmetric, but entries differ from their mirror images by "
+                f"up to {asymmetry:g}"
+            )
+        factor, info = torch.linalg.cholesky_ex(linalg.symmetric(covariances))
+        if bool((info != 0).any()):
+            index = tuple((info != 0).nonzero()[0].tolist())
+            least = float(torch.linalg.eigvalsh(covariances[index]).min())
+            raise InputError(
+                f"covariances must be positive definite, but number {list(index)} has the "
+                f"eigenvalue {least:g}: add a small multiple of the identity"
+            )
+        return self.unconstrained(factor.unsqueeze(-3) if self.tied else factor)
+
+    def whitener(self, scale: Tensor) -> Tensor:
+        return linalg.inverse_tril(self.factor(scale)).mT
+
+    def whiten(
+        self, d: Tensor, whitener: Tensor, shift: Tensor | None, out: Tensor | None
+    ) -> Tensor:
+        size = d.shape[-1]
+        inverse = whitener.reshape(-1, size, size)
+        rows = d.reshape(inverse.shape[0], -1, size)  # tied: K joins the rows of one product
+        into = None if out is None else out.view(rows.shape)
+        if shift is None:
+            z = torch.bmm(rows, inverse, out=into)
+        elif self.tied:
+            z = torch.bmm(rows, inverse, out=into)
+            return torch.add(z.view(d.shape), shift, out=out)
+        else:
+            z = torch.baddbmm(shift.reshape(-1, 1, size), rows, inverse, out=into)
+        return z.view(d.shape)
+
+    def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
+        size = seen.z.shape[-1]
+        heads = (*r.shape[:-2], self.heads(r.shape[-2]))
+        weighted = torch.mul(seen.z, r.unsqueeze(-1), out=seen.squares)
+        left = weighted.view(*heads, -1, size)
+        return left.mT @ seen.z.view(*heads, -1, size)
+
+    def colour(self, whitened: Tensor, factor: Tensor) -> Tensor:
+        # whitened (*B, K, D), factor (*B, H, D, D)
+        return (factor @ whitened.unsqueeze(-1)).squeeze(-1)
+
+    def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
+        return factor @ whitened @ factor.mT
+
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.tied:
+            return (a.mT @ b).unsqueeze(-3)
+        return a.unsqueeze(-1) * b.unsqueeze(-2)
+
+    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+        factor, hopeless = linalg.cholesky(self.central(moments), floor)
+        return self.unconstrained(factor), hopeless
+
+
+@register
+class Full(_Matrix):
+    """Every component has its own covariance matrix."""
+
+    name: ClassVar[str] = "full"
+
+
+@register
+class Tied(_Matrix):
+    """All components share one covariance matrix (linear discriminant analysis)."""
+
+    name: ClassVar[str] = "tied"
+    tied: ClassVar[bool] = True

@@ -1,0 +1,99 @@
+"""Rows in memory or in a memory map: tensors and NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..errors import InputError
+from .base import Block, Source, sample_indices
+
+__all__ = ["ArraySource"]
+
+# A block is what one call of a kernel gets: large enough that its fixed cost vanishes, small
+# enough that a copy of it (another dtype, a memory map, a device) is never felt.
+_BLOCK_BYTES = 32 * 2**20
+
+
+class ArraySource(Source):
+    """A table `(N, D)`: a tensor, an ndarray, a memory map. Rows are never copied as a whole.
+
+    Args:
+        x: the rows; read-only, non-contiguous and foreign-endian arrays are fine.
+        weights: one number per row, at least 0.
+        block_rows: rows per block, for tests and for those who know better.
+
+    Raises:
+        InputError: not a table of real numbers, empty, or weights that do not fit.
+    """
+
+    def __init__(self, x: Any, weights: Any = None, *, block_rows: int | None = None) -> None:
+        self._x = _as_table(x)
+        shape = tuple(self._x.shape)
+        checks.check_rows(shape, None)
+        self.n_rows, self.n_features = shape
+        self._w = None if weights is None else checks.check_weights(weights, self.n_rows)
+        self.dtype = _torch_dtype(self._x)
+        checks.compute_dtype(self.dtype, torch.float32)  # refuses complex rows here, not later
+        self.total_weight = float(self.n_rows) if self._w is None else float(self._w.sum())
+        size = max(1, self._x[:1].nbytes)
+        self._block_rows = block_rows or max(1, _BLOCK_BYTES // size)
+
+    def blocks(self) -> Iterator[Block]:
+        for start in range(0, self.n_rows, self._block_rows):
+            part = slice(start, start + self._block_rows)
+            w = None if self._w is None else self._w[part]
+            yield Block(_as_tensor(self._x[part]), w, start)
+
+    def sample(self, size: int, generator: torch.Generator) -> Block:
+        if self._w is None:
+            index = torch.from_numpy(sample_indices(self.n_rows, size, generator))
+            return Block(self.rows(index), None, 0)
+        present = self._w.nonzero().squeeze(-1).cpu()
+        index = present[sample_indices(len(present), size, generator)]
+        return Block(self.rows(index), self._w[index.to(self._w.device)], 0)
+
+    def rows(self, index: Tensor) -> Tensor:
+        if isinstance(self._x, Tensor):
+            return self._x[index.to(self._x.device)]
+        return _as_tensor(self._x[index.cpu().numpy()])
+
+
+def _as_table(x: Any) -> Tensor | np.ndarray:
+    if isinstance(x, Tensor):
+        return x.detach()
+    if isinstance(x, np.ndarray):
+        table = x
+    else:
+        try:
+            table = np.asarray(x)
+        except ValueError as error:
+            raise InputError(f"rows are ragged or not numbers: {error}") from error
+    if table.dtype.kind not in "fiubc":
+        raise InputError(
+            f"rows must be numbers, got dtype {table.dtype} from {type(x).__name__}: choose the "
+            "numeric columns and convert them"
+        )
+    return table
+
+
+def _torch_dtype(x: Tensor | np.ndarray) -> torch.dtype:
+    return x.dtype if isinstance(x, Tensor) else _as_tensor(x[:1]).dtype
+
+
+def _as_tensor(part: Tensor | np.ndarray) -> Tensor:
+    if isinstance(part, Tensor):
+        return part
+    if part.dtype.kind == "f" and part.dtype.itemsize > 8:
+        part = part.astype(np.float64)  # long double: torch has no such thing
+    if part.dtype.kind == "u" and part.dtype.itemsize > 1:
+        part = part.astype(np.int64)
+    native = part.dtype.newbyteorder("=")
+    if part.flags.writeable and part.dtype == native and min(part.strides, default=1) > 0:
+        return torch.from_numpy(part)
+    return torch.from_numpy(np.array(part, dtype=native))  # one block: read-only maps end here

@@ -1,0 +1,27 @@
+"""Fitting: one loop, many methods."""
+
+from __future__ import annotations
+
+from .base import Event, FitResult, Method, Observer, Problem, State, Status, Step
+from .em import EM
+from .loop import fit
+from .rescue import Rescue
+from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
+
+__all__ = [
+    "EM",
+    "Aitken",
+    "Event",
+    "FitResult",
+    "Method",
+    "Observer",
+    "Problem",
+    "RelativeTolerance",
+    "Rescue",
+    "State",
+    "Status",
+    "Step",
+    "Stop",
+    "Tolerance",
+    "fit",
+]

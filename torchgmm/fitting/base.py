@@ -1,0 +1,187 @@
+"""What a fit is made of: methods, their state, steps, status, observers and the result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+
+from ..data import Source
+from ..parameters import Parameters
+
+__all__ = [
+    "Event",
+    "FitResult",
+    "Method",
+    "Observer",
+    "Problem",
+    "State",
+    "Status",
+    "Step",
+]
+
+
+class Status(Enum):
+    """How a fit ended; the value is the sentence that the user reads."""
+
+    CONVERGED = "the stopping rule is met"
+    BUDGET_SPENT = "the step budget was spent before the stopping rule was met: raise max_iter"
+    STALLED = "the log-likelihood has not risen for many steps: the best step is kept"
+    DIVERGED = "the sums are no longer finite: the last good step is kept; rescale the columns"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a fit.
+
+    Attributes:
+        log_likelihood: mean per row (per unit of weight), nats, of the parameters that *entered*
+            the step, as scikit-learn's lower bound.
+        seconds: duration.
+        rescued: components that were replaced.
+        collapsed: components whose covariance is nothing but the floor.
+        kernel: which kernel ran.
+    """
+
+    log_likelihood: float
+    seconds: float = 0.0
+    rescued: int = 0
+    collapsed: int = 0
+    kernel: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that the next step needs; nothing is hidden elsewhere.
+
+    Attributes:
+        parameters: the mixture, float64.
+        step: how many steps were made.
+        rescues: how many components were replaced so far.
+    """
+
+    parameters: Parameters
+    step: int = 0
+    rescues: int = 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays the same during a fit: the rows, and a generator for the methods that draw."""
+
+    source: Source
+    generator: torch.Generator
+
+
+class Method(ABC):
+    """How one step of a fit is made. Its fields are its configuration.
+
+    Attributes:
+        max_iter: the step budget.
+        reg_covar: the floor, added to the diagonal of every covariance, in squared units of the
+            data (scikit-learn's meaning).
+    """
+
+    max_iter: int
+    reg_covar: float
+
+    @abstractmethod
+    def init(self, parameters: Parameters) -> State:
+        """The state before the first step."""
+
+    @abstractmethod
+    def step(self, state: State, problem: Problem) -> tuple[State, Step]:
+        """One step; the state given is left as it is."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What observers are told after every step."""
+
+    step: Step
+    number: int  # from 1
+    max_iter: int
+    change: float  # of the log-likelihood since the step before; inf at the first
+    rows: int
+    run: int  # from 1
+    n_init: int
+    state: State
+
+
+class Observer:
+    """Told about a fit. Override what you need; an observer never changes the fit."""
+
+    def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
+        """Before the first step of the first run."""
+
+    def on_step(self, event: Event) -> None:
+        """After every step."""
+
+    def on_end(self, result: FitResult | None) -> None:
+        """After the last step, or, with None, when an error ends the fit."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a fit went; its best run if there were several.
+
+    Attributes:
+        parameters: what was found, in float64 (the mixture holds them in its own dtype).
+        status: how it ended.
+        history: one entry per step.
+        state: to go on from.
+        runs: the final log-likelihood of each of the `n_init` runs.
+    """
+
+    parameters: Parameters
+    status: Status
+    history: tuple[Step, ...]
+    state: State
+    runs: tuple[float, ...] = field(default=())
+
+    @property
+    def n_steps(self) -> int:
+        """Steps made."""
+        return len(self.history)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Mean log-likelihood per row at the last E-step, nats."""
+        return self.history[-1].log_likelihood if self.history else float("nan")
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule was met."""
+        return self.status is Status.CONVERGED
+
+    @property
+    def message(self) -> str:
+        """The status as a sentence."""
+        return self.status.value
+
+    @property
+    def seconds(self) -> float:
+        """Time of all steps."""
+        return sum(step.seconds for step in self.history)
+
+    @property
+    def rescued(self) -> int:
+        """Components replaced during the fit."""
+        return sum(step.rescued for step in self.history)
+
+    @property
+    def collapsed(self) -> int:
+        """Components that ended with nothing but the floor for a covariance."""
+        return self.history[-1].collapsed if self.history else 0
+
+    def __str__(self) -> str:
+        """A few words for a log."""
+        words = f"{self.status.name}: {self.message}; {self.n_steps} steps, "
+        words += f"mean log-likelihood {self.log_likelihood:.6g} nats, {self.seconds:.3g} s"
+        if self.rescued:
+            words += f", {self.rescued} component(s) rescued"
+        if self.collapsed:
+            words += f", {self.collapsed} component(s) at the floor"
+        return words

@@ -1,0 +1,140 @@
+"""What becomes of a component that lost its rows or its spread: stated, and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..covariance import Family
+from ..data import Source
+from ..errors import EmptyComponentError, InputError
+from ..kernels import Kernel
+from ..moments import Moments
+from ..parameters import Parameters
+
+__all__ = ["Rescue", "worst_rows"]
+
+Policy = Literal["keep", "reseed", "raise"]
+# A component whose share of all rows is below this explains nothing that float64 sums can hold.
+_EMPTY = 1e-12
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """The policy for components that empty or collapse during a fit.
+
+    A component is *empty* when its share of the rows is below 1e-12, and *collapsed* when its
+    covariance is nothing but the floor: it sits on one row or on copies of one. `keep` leaves an
+    empty one where it was and a collapsed one at the floor, as scikit-learn does; `reseed` moves
+    it to one of the rows that the mixture explains worst, with the mixture's pooled covariance
+    and the weight of an average component; `raise` ends the fit with an error.
+
+    Args:
+        empty: `reseed`, `keep` or `raise`.
+        collapsed: `keep`, `reseed` or `raise`.
+        limit: after so many reseeded components, per component of the mixture, the rest are kept:
+            more components than the rows have places for must not keep a fit from ending.
+    """
+
+    empty: Policy = "reseed"
+    collapsed: Policy = "keep"
+    limit: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("empty", "collapsed"):
+            value = getattr(self, name)
+            if value not in ("keep", "reseed", "raise"):
+                raise InputError(f"{name} must be keep, reseed or raise, got {value!r}")
+
+    def find(self, moments: Moments, family: Family, floor: float) -> tuple[Tensor, Tensor]:
+        """Masks `(K,)` of empty and of collapsed components."""
+        empty = moments.weight <= _EMPTY * moments.rows
+        if family.tied:
+            return empty, torch.zeros_like(empty)
+        spread = family.central(moments)
+        if family.n_axes == 2:
+            spread = spread.diagonal(dim1=-2, dim2=-1)
+        collapsed = (spread <= 1e-6 * floor).all(-1) & ~empty
+        return empty, collapsed
+
+    def check(self, empty: Tensor, collapsed: Tensor) -> None:
+        """Raise where the policy says so."""
+        if self.empty == "raise" and bool(empty.any()):
+            raise EmptyComponentError(empty.nonzero().flatten().tolist(), "lost all their rows")
+        if self.collapsed == "raise" and bool(collapsed.any()):
+            numbers = collapsed.nonzero().flatten().tolist()
+            raise EmptyComponentError(numbers, "collapsed onto single rows")
+
+    def chosen(self, empty: Tensor, collapsed: Tensor, spent: int) -> Tensor:
+        """Mask of the components to reseed, given how many were before."""
+        wanted = torch.zeros_like(empty)
+        if self.empty == "reseed":
+            wanted |= empty
+        if self.collapsed == "reseed":
+            wanted |= collapsed
+        if spent >= self.limit * len(empty):
+            wanted.zero_()
+        return wanted
+
+
+def reseeded(
+    parameters: Parameters,
+    which: Tensor,  # (K,) mask
+    moments: Moments,
+    source: Source,
+    kernel: Kernel,
+    floor: float,
+) -> Parameters:
+    """Put the chosen components on the worst-explained rows, with the pooled covariance."""
+    index = which.nonzero().flatten()
+    family = parameters.family
+    means = parameters.means.clone()
+    rows = worst_rows(source, parameters, kernel, len(index))
+    means[index[: len(rows)]] = rows
+    scale = parameters.scale
+    if not family.tied:
+        scale = scale.clone()
+        share = Moments(
+            moments.rows.reshape(1),
+            torch.zeros_like(moments.first[:1]),
+            family.pooled(moments),
+            moments.log_prob,
+            moments.rows,
+            moments.frame[:1],
+        )
+        pooled, hopeless = family.estimate(share, floor)
+        scale[index] = torch.where(hopeless.any(), scale[index], pooled)
+    logits = parameters.log_weights.clone()
+    logits[index] = -torch.tensor(float(len(logits)), dtype=logits.dtype).log()
+    return Parameters(logits.log_softmax(-1), means, scale, family)
+
+
+def worst_rows(source: Source, parameters: Parameters, kernel: Kernel, count: int) -> Tensor:
+    """The `count` different rows `(<= count, D)` of least log-probability, float64.
+
+    A pass of its own, made only when a component needs it; it holds `count` rows, no more.
+    """
+    best = parameters.means.new_empty(0, parameters.n_features)
+    worst = parameters.means.new_empty(0)
+    for block in source.blocks():
+        for part, joint in kernel.log_joint(block.x, parameters):
+            log_prob = joint.logsumexp(-2).double()
+            few = log_prob.topk(min(4 * count, len(log_prob)), largest=False)
+            rows = torch.cat([best, block.x[part][few.indices].double()])
+            values = torch.cat([worst, few.values])
+            rows, first = _unique_rows(rows)
+            values = values[first]
+            keep = values.topk(min(count, len(values)), largest=False).indices
+            best, worst = rows[keep], values[keep]
+    return best
+
+
+def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    unique, inverse = rows.unique(dim=0, return_inverse=True)
+    first = torch.full((len(unique),), len(rows), device=rows.device)
+    order = torch.arange(len(rows), device=rows.device)
+    first = first.scatter_reduce(0, inverse, order, "amin")
+    return unique, first

@@ -1,0 +1,84 @@
+"""When a fit has converged: rules on the sequence of mean log-likelihoods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Aitken", "RelativeTolerance", "Stop", "Tolerance"]
+
+
+class Stop(ABC):
+    """A stopping rule. Fields are its configuration."""
+
+    patience: int
+
+    @abstractmethod
+    def met_at(self, history: Sequence[float]) -> bool:
+        """Whether the last entries of the mean log-likelihoods (nats per row) look converged."""
+
+    def met(self, history: Sequence[float]) -> bool:
+        """Whether the rule has held for the last `patience` steps."""
+        ends = range(len(history), len(history) - self.patience, -1)
+        return all(end >= 2 and self.met_at(history[:end]) for end in ends)
+
+
+@dataclass(frozen=True)
+class Tolerance(Stop):
+    """`|l_t - l_(t-1)| < tol`, the mean log-likelihood per row in nats, as scikit-learn.
+
+    Args:
+        tol: nats per row.
+        patience: for how many steps in a row.
+    """
+
+    tol: float = 1e-3
+    patience: int = 1
+
+    def met_at(self, history: Sequence[float]) -> bool:
+        return abs(history[-1] - history[-2]) < self.tol
+
+
+@dataclass(frozen=True)
+class RelativeTolerance(Stop):
+    """`|l_t - l_(t-1)| < tol |l_t|`, as R's mclust.
+
+    Args:
+        tol: relative change.
+        patience: for how many steps in a row.
+    """
+
+    tol: float = 1e-5
+    patience: int = 1
+
+    def met_at(self, history: Sequence[float]) -> bool:
+        return abs(history[-1] - history[-2]) < self.tol * abs(history[-1])
+
+
+@dataclass(frozen=True)
+class Aitken(Stop):
+    """Stops when the limit that Aitken's acceleration foresees is less than `tol` away.
+
+    With `a = (l_t - l_(t-1)) / (l_(t-1) - l_(t-2))`, the limit is
+    `l_(t-1) + (l_t - l_(t-1)) / (1 - a)` (Boehning et al. 1994). Slow but steady progress, which
+    a plain tolerance takes for convergence, does not stop it.
+
+    Args:
+        tol: nats per row.
+        patience: for how many steps in a row.
+    """
+
+    tol: float = 1e-3
+    patience: int = 1
+
+    def met_at(self, history: Sequence[float]) -> bool:
+        if len(history) < 3:
+            return False
+        before, last = history[-2] - history[-3], history[-1] - history[-2]
+        if abs(last) <= 1e-14 * abs(history[-1]):
+            return True  # at rest to rounding; the ratio would be noise
+        if before == 0:
+            return False
+        rate = last / before
+        return 0 <= rate < 1 and abs(last * rate / (1 - rate)) < self.tol

@@ -1,0 +1,106 @@
+"""The interface of a kernel, its registry, and what kernels share: chunks and the soft-max."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import threshold_
+
+from ..errors import InputError
+from ..moments import Moments
+from ..parameters import Parameters
+
+__all__ = ["Kernel", "as_kernel", "chunk_rows", "kernels", "register", "soft_assign"]
+
+# exp() below this makes denormal numbers, which cost a hundred times a normal one
+_LEAST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
+
+
+class Kernel(ABC):
+    """Computes a mixture on rows. Every kernel passes one contract suite against `Dense`.
+
+    Rows are `(N, D)` shared by all mixtures of a batch, or `(*B, N, D)`; they come checked and in
+    the dtype of the computation. Parameters may have more digits than the rows. Nothing here
+    tracks gradients.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def log_joint(
+        self,
+        x: Tensor,  # (N, D) or (*B, N, D)
+        parameters: Parameters,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """`log pi_k N(x_n; k)` chunk by chunk: a slice of the rows and `(*B, K, n)`, in nats.
+
+        The tensor is a buffer: it is overwritten by the next chunk.
+        """
+
+    @abstractmethod
+    def accumulate(
+        self,
+        x: Tensor,  # (N, D) or (*B, N, D)
+        w: Tensor | None,  # (N,) or (*B, N), in the dtype of x
+        parameters: Parameters,
+    ) -> Moments:
+        """Moments of the rows about the current means, in float64: one E-step."""
+
+
+def chunk_rows(n_components: int, n_features: int, dtype: torch.dtype, budget: int) -> int:
+    """Rows per chunk so that one `(K, n, D)` buffer has about `budget` bytes.
+
+    At least 32 rows, so that a huge K x D still makes products worth calling; at most 65,536,
+    past which nothing is gained.
+    """
+    size = 4 if dtype == torch.float32 else 8
+    rows = budget // (n_components * n_features * size)
+    return max(32, min(rows, 65_536))
+
+
+def soft_assign(
+    log_joint: Tensor,  # (*B, K, n); overwritten
+) -> tuple[Tensor, Tensor]:
+    """Responsibilities `(*B, K, n)`, in place, and `log p(x) (*B, n)`.
+
+    Terms that exp() would turn into denormals are exact zeros: they are below rounding by far.
+    """
+    top = log_joint.amax(-2, keepdim=True)
+    # a row with zero density everywhere (given weights of 0) has no top to subtract
+    top = top.clamp_min(torch.finfo(log_joint.dtype).min)
+    r = log_joint.sub_(top)
+    threshold_(r, _LEAST_EXPONENT[r.dtype], -math.inf)
+    total = r.exp_().sum(-2, keepdim=True)
+    r.div_(total)
+    return r, (total.log_() + top).squeeze(-2)
+
+
+_REGISTRY: dict[str, type[Kernel]] = {}
+
+C = TypeVar("C", bound=type[Kernel])
+
+
+def register(cls: C) -> C:
+    """Class decorator: makes a kernel known by its name."""
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def kernels() -> tuple[str, ...]:
+    """The names of all kernels."""
+    return tuple(_REGISTRY)
+
+
+def as_kernel(kernel: str | Kernel) -> Kernel:
+    """A kernel from its name; `"auto"` is the best that there is for the shape; a kernel is kept."""
+    if isinstance(kernel, Kernel):
+        return kernel
+    name = "dense" if kernel == "auto" else kernel
+    if name not in _REGISTRY:
+        raise InputError(f"kernel must be auto or one of {', '.join(_REGISTRY)}, got {kernel!r}")
+    return _REGISTRY[name]()

@@ -1,0 +1,151 @@
+"""k-means on tensors: k-means++ and Lloyd's steps, weighted, in chunks, on the rows' device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["assign", "kmeans", "kmeans_plus_plus"]
+
+_CHUNK_BYTES = 32 * 2**20
+
+
+def kmeans_plus_plus(
+    x: Tensor,  # (N, D)
+    w: Tensor | None,  # (N,)
+    n_clusters: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Spread-out rows as first centres (Arthur & Vassilvitskii 2007), greedily.
+
+    Each centre is the best of `2 + log K` candidates drawn with probability proportional to the
+    squared distance from the centres so far, as in scikit-learn.
+
+    Returns:
+        `(K, D)` in float64.
+    """
+    weight = torch.ones(len(x), dtype=torch.float64, device=x.device) if w is None else w.double()
+    origin = _mean(x, w)
+    table = (x.double() - origin).to(x.dtype)  # small numbers: the products below cancel less
+    first = _draw(weight, 1, generator)
+    chosen = [first]
+    nearest = _distances(table, table[first]).squeeze(1)
+    n_candidates = 2 + int(math.log(n_clusters))
+    for _ in range(1, n_clusters):
+        candidates = _draw(weight * nearest, n_candidates, generator)
+        distances = torch.minimum(_distances(table, table[candidates]), nearest[:, None])
+        best = (weight @ distances.double()).argmin()
+        chosen.append(candidates[best : best + 1])
+        nearest = distances[:, best].contiguous()
+    return x[torch.cat(chosen)].double()
+
+
+def kmeans(
+    x: Tensor,  # (N, D)
+    w: Tensor | None,  # (N,)
+    centres: Tensor,  # (K, D)
+    *,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+) -> Tensor:
+    """Lloyd's steps from given centres until the labels rest or the centres move little.
+
+    A cluster that loses its rows moves to the row that lies farthest from its centre.
+
+    Args:
+        x: rows.
+        w: row weights.
+        centres: the start.
+        max_iter: most steps.
+        tol: least sum of squared moves of the centres, relative to the mean variance.
+
+    Returns:
+        Centres `(K, D)` in float64.
+    """
+    origin = _mean(x, w)
+    table = (x.double() - origin).to(x.dtype)
+    centres = centres - origin
+    spread = _mean(table.double() ** 2, w).mean()
+    labels = None
+    for _ in range(max_iter):
+        before, labels, distances = labels, *assign(table, centres)
+        if before is not None and torch.equal(before, labels):
+            break
+        moved = _centroids(table, w, labels, distances, centres)
+        shift = ((moved - centres) ** 2).sum()
+        centres = moved
+        if float(shift) <= tol * float(spread):
+            break
+    return centres + origin
+
+
+def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest centre of every row, `(N,)`, and the squared distance to it, `(N,)`.
+
+    Rows and centres are compared about the mean of the centres, so that an offset common to all
+    costs no digits.
+    """
+    origin = centres.double().mean(0)
+    near = (centres.double() - origin).to(x.dtype)
+    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    distances = torch.empty(len(x), dtype=x.dtype, device=x.device)
+    for part in _parts(x, len(centres)):
+        rows = x[part] - origin.to(x.dtype)
+        distance = _distances(rows, near)
+        torch.min(distance, dim=1, out=(distances[part], labels[part]))
+    return labels, distances
+
+
+def _centroids(
+    x: Tensor, w: Tensor | None, labels: Tensor, distances: Tensor, old: Tensor
+) -> Tensor:
+    n_clusters = len(old)
+    total = torch.zeros(n_clusters, dtype=torch.float64, device=x.device)
+    sums = torch.zeros(n_clusters, x.shape[1], dtype=torch.float64, device=x.device)
+    for part in _parts(x, n_clusters):
+        # a product with the one-hot labels: deterministic on a GPU too, where index_add is not
+        member = torch.nn.functional.one_hot(labels[part], n_clusters).to(x.dtype)
+        if w is not None:
+            member *= w[part, None]
+        total += member.sum(0).double()
+        sums += (member.mT @ x[part]).double()
+    empty = total <= 0
+    centres = sums / total.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    n_empty = int(empty.sum())
+    if n_empty:
+        reach = distances if w is None else distances * (w > 0)
+        centres[empty] = x[reach.topk(min(n_empty, len(x))).indices].double()[:n_empty]
+    return centres
+
+
+def _distances(x: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances `(N, K)`."""
+    cross = torch.addmm((x * x).sum(1, keepdim=True), x, centres.mT, alpha=-2)
+    return cross.add_((centres * centres).sum(1)).clamp_min_(0)
+
+
+def _draw(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` row numbers with probability proportional to `weight (N,)`, with replacement.
+
+    By inverting the cumulative sum: torch.multinomial stops at 2^24 rows.
+    """
+    cumulative = weight.cumsum(0)
+    if not float(cumulative[-1]) > 0:  # all rows lie on a centre already
+        cumulative = torch.ones_like(weight).cumsum(0)
+    at = torch.rand(count, generator=generator, dtype=torch.float64).to(weight.device)
+    return torch.searchsorted(cumulative, at * cumulative[-1], right=True).clamp_max(
+        len(weight) - 1
+    )
+
+
+def _mean(x: Tensor, w: Tensor | None) -> Tensor:
+    if w is None:
+        return x.double().mean(0) if x.dtype == torch.float64 else x.mean(0, dtype=torch.float64)
+    return (w.double() @ x.double()) / w.double().sum()
+
+
+def _parts(x: Tensor, n_clusters: int) -> list[slice]:
+    rows = max(256, _CHUNK_BYTES // (8 * max(n_clusters, x.shape[1])))
+    return [slice(start, start + rows) for start in range(0, len(x), rows)]

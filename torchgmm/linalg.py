@@ -1,0 +1,83 @@
+"""Matrix facts that know no mixture: Cholesky with repair and report, inverses, log-Cholesky form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "cholesky",
+    "from_log_cholesky",
+    "inverse_tril",
+    "positive",
+    "symmetric",
+    "to_log_cholesky",
+]
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """The symmetric part of `matrix (..., D, D)`."""
+    return (matrix + matrix.mT) / 2
+
+
+def cholesky(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Lower factor of `matrix + floor * I`, repaired where rounding left it indefinite.
+
+    A matrix that Cholesky refuses gets its eigenvalues raised to `max(floor, D * eps * largest)`:
+    the nearest matrix that the arithmetic can tell from singular.
+
+    Args:
+        matrix: `(..., D, D)`, symmetric.
+        floor: added to the diagonal.
+
+    Returns:
+        The factor `(..., D, D)` and a mask `(...)` of matrices that are singular beyond repair
+        (no spread at all and no floor), whose factor is meaningless.
+    """
+    size = matrix.shape[-1]
+    eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    matrix = symmetric(matrix) + floor * eye
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    broken = info != 0
+    hopeless = torch.zeros_like(broken)
+    if bool(broken.any()):
+        repaired, lost = _clip_eigenvalues(matrix[broken], floor)
+        factor = factor.index_put((broken,), repaired)
+        hopeless = hopeless.index_put((broken,), lost)
+    return factor, hopeless
+
+
+def _clip_eigenvalues(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    # matrix (M, D, D) -> factor (M, D, D), hopeless (M,)
+    size = matrix.shape[-1]
+    values, vectors = torch.linalg.eigh(matrix)
+    eps = torch.finfo(matrix.dtype).eps
+    least = (size * eps * values[..., -1:]).clamp_min(floor)
+    hopeless = ~(least[..., 0] > 0)
+    root = values.maximum(least).clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()
+    upper = torch.linalg.qr((vectors * root.unsqueeze(-2)).mT).R  # R^T R = V diag V^T
+    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+    return (upper * sign.unsqueeze(-1)).mT, hopeless
+
+
+def inverse_tril(factor: Tensor) -> Tensor:
+    """Inverse of lower-triangular `factor (..., D, D)`."""
+    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+
+
+def from_log_cholesky(raw: Tensor) -> Tensor:
+    """Lower factor from its unconstrained form: strict lower part as it is, diagonal as its log."""
+    diagonal = raw.diagonal(dim1=-2, dim2=-1).exp()
+    return raw.tril(-1) + torch.diag_embed(diagonal)
+
+
+def to_log_cholesky(factor: Tensor) -> Tensor:
+    """The inverse of `from_log_cholesky`."""
+    diagonal = factor.diagonal(dim1=-2, dim2=-1).log()
+    return factor.tril(-1) + torch.diag_embed(diagonal)
+
+
+def positive(values: Tensor) -> bool:
+    """Whether every entry is finite and above zero."""
+    return bool((torch.isfinite(values) & (values > 0)).all())

@@ -1,0 +1,63 @@
+"""Moments about a frame: additive sufficient statistics, the one thing every fit passes around."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Moments"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted sums over rows about known origins, in float64.
+
+    They form a vector space: `+` joins data sets, `*` scales (decays) one, and the sum over any
+    cut of the rows is the same to rounding. `Family.moved` takes them to another frame without
+    the data. The shape of `second` is the family's: `H` is K, or 1 where the family is tied.
+    """
+
+    weight: Tensor  # (*B, K)     sum w r
+    first: Tensor  # (*B, K, D)  sum w r (x - c)
+    second: Tensor  # (*B, H, D, D) full, (*B, H, D) diagonal, (*B, H, 1) spherical
+    log_prob: Tensor  # (*B,)       sum w log p(x), nats
+    rows: Tensor  # (*B,)       sum w
+    frame: Tensor  # (*B, K, D)  the origins c
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both data sets together; both must stand on one frame."""
+        if self.frame is not other.frame and not torch.equal(self.frame, other.frame):
+            raise ValueError("moments about different frames do not add: move one first")
+        return Moments(
+            self.weight + other.weight,
+            self.first + other.first,
+            self.second + other.second,
+            self.log_prob + other.log_prob,
+            self.rows + other.rows,
+            self.frame,
+        )
+
+    def __mul__(self, factor: float) -> Moments:
+        """Every row's weight times `factor`."""
+        return Moments(
+            self.weight * factor,
+            self.first * factor,
+            self.second * factor,
+            self.log_prob * factor,
+            self.rows * factor,
+            self.frame,
+        )
+
+    __rmul__ = __mul__
+
+    @property
+    def mean_log_prob(self) -> Tensor:
+        """Mean log-probability per unit of weight, nats, `(*B,)`."""
+        return self.log_prob / self.rows
+
+    def is_finite(self) -> bool:
+        """Whether every sum is finite."""
+        sums = (self.weight, self.first, self.second, self.log_prob)
+        return all(bool(torch.isfinite(t).all()) for t in sums)

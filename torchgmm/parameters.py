@@ -1,0 +1,129 @@
+"""Parameters: a mixture as plain tensors and its family, a frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .covariance import Family, as_family
+from .errors import InputError
+from .moments import Moments
+
+__all__ = ["Parameters", "from_moments"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a mixture holds, without the module: fits pass these around, in float64.
+
+    Attributes:
+        logits: `(*B, K)`, unnormalised log-weights.
+        means: `(*B, K, D)`.
+        scale: `(*B, H, ...)`, the factors of the covariances in unconstrained form (`Family`).
+        family: the structure of the covariances.
+    """
+
+    logits: Tensor  # (*B, K)
+    means: Tensor  # (*B, K, D)
+    scale: Tensor  # (*B, H, ...)
+    family: Family
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading axes `B`."""
+        return self.means.shape[:-2]
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.means.shape[-2]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.means.shape[-1]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """`log pi (*B, K)`, normalised."""
+        return self.logits.log_softmax(-1)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Parameters:
+        """The same mixture with every tensor passed through `change`."""
+        return Parameters(change(self.logits), change(self.means), change(self.scale), self.family)
+
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> Parameters:
+        """The same mixture in another dtype or on another device."""
+        return self.map(lambda t: t.to(device=device, dtype=dtype))
+
+    def is_finite(self) -> bool:
+        """Whether every number is finite."""
+        tensors = (self.logits, self.means, self.scale)
+        return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+    @classmethod
+    def from_covariances(
+        cls,
+        weights: Tensor,  # (*B, K)
+        means: Tensor,  # (*B, K, D)
+        covariances: Tensor,  # (*B, *family.covariance_shape)
+        covariance: str | Family = "full",
+    ) -> Parameters:
+        """Parameters from a mixture in its usual form; covariances as scikit-learn shapes them.
+
+        Raises:
+            InputError: shapes that do not fit together, weights that are negative or do not sum
+                to one, covariances that are none.
+        """
+        family = as_family(covariance)
+        if means.dim() < 2:
+            raise InputError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
+        *batch, k, d = means.shape
+        for name, given, shape in (
+            ("weights", weights, (*batch, k)),
+            ("covariances", covariances, (*batch, *family.covariance_shape(k, d))),
+        ):
+            if tuple(given.shape) != tuple(shape):
+                raise InputError(
+                    f"{name} must have shape {tuple(shape)} to go with means {tuple(means.shape)} "
+                    f"and {family.name} covariances, got {tuple(given.shape)}"
+                )
+            if not bool(torch.isfinite(given).all()):
+                raise InputError(f"{name} hold NaN or infinite values")
+        if not bool(torch.isfinite(means).all()):
+            raise InputError("means hold NaN or infinite values")
+        total = weights.sum(-1)
+        # float32 weights as somebody printed or stored them sum to one within about 1e-6 * K
+        if bool((weights < 0).any()) or bool(((total - 1).abs() > 1e-3).any()):
+            raise InputError(
+                f"weights must be at least 0 and sum to 1, got a least of {float(weights.min()):g} "
+                f"and a sum of {float(total.flatten()[0]):g}"
+            )
+        return cls(weights.log(), means, family.from_covariances(covariances, d), family)
+
+
+def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parameters, Tensor]:
+    """The M-step: the parameters that maximise the likelihood of these moments.
+
+    A component without weight keeps the mean of its frame, and its covariance means nothing:
+    callers replace or refuse it (`Rescue`).
+
+    Args:
+        moments: float64 sums.
+        family: the structure of the covariances.
+        floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data.
+
+    Returns:
+        The parameters and a mask `(*B, H)` of covariances that have no spread and no floor.
+    """
+    tiny = torch.finfo(moments.weight.dtype).tiny
+    n = moments.weight.clamp_min(tiny)
+    means = moments.frame + moments.first / n.unsqueeze(-1)
+    logits = n.log() - n.sum(-1, keepdim=True).log()
+    scale, hopeless = family.estimate(moments, floor)
+    return Parameters(logits, means, scale, family), hopeless
