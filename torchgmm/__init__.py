@@ -67,7 +67,7 @@ _ROOM = {
     "load": "store",
     "save": "store",
 }
-__all__ = ["__version__", *_ROOM]  # noqa: PLE0604
+__all__ = ["__version__", *_ROOM]
 
 
 def __getattr__(name: str) -> Any:

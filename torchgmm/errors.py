@@ -19,7 +19,7 @@ class TorchGMMError(Exception):
 
 
 class InputError(TorchGMMError, ValueError):
-    """Rows, weights or settings that cannot be used; the message gives the numbers and the remedy."""
+    """Rows, weights or settings that cannot be used; the message says what to do instead."""
 
 
 class NotSizedError(TorchGMMError, RuntimeError):

@@ -68,11 +68,12 @@ def kmeans(
     table = (x.double() - origin).to(x.dtype)
     centres = centres - origin
     spread = _mean(table.double() ** 2, w).mean()
-    labels = None
+    before: Tensor | None = None
     for _ in range(max_iter):
-        before, labels, distances = labels, *assign(table, centres)
+        labels, distances = assign(table, centres)
         if before is not None and torch.equal(before, labels):
             break
+        before = labels
         moved = _centroids(table, w, labels, distances, centres)
         shift = ((moved - centres) ** 2).sum()
         centres = moved

@@ -1,4 +1,4 @@
-"""Matrix facts that know no mixture: Cholesky with repair and report, inverses, log-Cholesky form."""
+"""Matrix facts that know no mixture: Cholesky with repair, inverses, log-Cholesky form."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def _clip_eigenvalues(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
 def inverse_tril(factor: Tensor) -> Tensor:
     """Inverse of lower-triangular `factor (..., D, D)`."""
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    return inverse
 
 
 def from_log_cholesky(raw: Tensor) -> Tensor:

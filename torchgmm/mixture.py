@@ -63,10 +63,6 @@ class GaussianMixture(nn.Module):
         torch.Size([1000])
     """
 
-    logits: nn.Parameter
-    means: nn.Parameter
-    scale: nn.Parameter
-
     def __init__(
         self,
         n_components: int,
@@ -86,10 +82,11 @@ class GaussianMixture(nn.Module):
             raise InputError(
                 f"a mixture is held in torch.float32 or torch.float64, got dtype={dtype}"
             )
-        empty = {"dtype": dtype or torch.get_default_dtype(), "device": device}
-        self.logits = nn.Parameter(torch.zeros(*batch_shape, n_components, **empty))
-        self.means = UninitializedParameter(**empty)
-        self.scale = UninitializedParameter(**empty)
+        dtype = dtype or torch.get_default_dtype()
+        logits = torch.zeros(*batch_shape, n_components, dtype=dtype, device=device)
+        self.logits = nn.Parameter(logits)
+        self.means: nn.Parameter = UninitializedParameter(dtype=dtype, device=device)  # type: ignore[call-arg, assignment]
+        self.scale: nn.Parameter = UninitializedParameter(dtype=dtype, device=device)  # type: ignore[call-arg, assignment]
         if n_features is not None:
             self.materialize(checks.check_count("n_features", n_features))
             with torch.no_grad():
@@ -144,11 +141,8 @@ class GaussianMixture(nn.Module):
             >>> mixture.predict([[0.1], [6.0]])
             tensor([0, 1])
         """
-        tensors = [
-            torch.as_tensor(np.asarray(t) if not isinstance(t, Tensor) else t).to(torch.float64)
-            for t in (weights, means, covariances)
-        ]
-        parameters = Parameters.from_covariances(*tensors, covariance)
+        pi, mu, sigma = (_as_tensor(t).to(torch.float64) for t in (weights, means, covariances))
+        parameters = Parameters.from_covariances(pi, mu, sigma, covariance)
         return cls.from_parameters(parameters, dtype=dtype or torch.get_default_dtype())
 
     @property
@@ -361,7 +355,9 @@ class GaussianMixture(nn.Module):
         factor = factor.reshape(-1, heads, *factor.shape[len(self.batch_shape) + 1 :])
         means = self.means.reshape(-1, k, d)
         for b in range(len(weights)):
-            for j in labels[b].unique().tolist():  # one factor at a time: no (n, D, D) gather
+            for j in (
+                labels[b].bincount().nonzero().flatten().tolist()
+            ):  # one factor at a time: no (n, D, D) gather
                 mine = labels[b] == j
                 own = factor[b, j if heads > 1 else 0]
                 noise[b, mine] = means[b, j] + self.family.colour(noise[b, mine], own)
@@ -405,7 +401,7 @@ class GaussianMixture(nn.Module):
 
     def _rows(self, x: Any) -> Tensor:
         self._require_size("log_prob")
-        rows = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+        rows = _as_tensor(x)
         checks.check_rows(tuple(rows.shape), self.n_features, len(self.batch_shape))
         dtype = checks.compute_dtype(rows.dtype, self.dtype)
         if rows.device != self.device and rows.device.type != "cpu":
@@ -418,7 +414,7 @@ class GaussianMixture(nn.Module):
         # a weight of 0 is absence, whatever the row says: such rows leave before they are checked
         if weights is None:
             return self._rows(x), None
-        rows = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+        rows = _as_tensor(x)
         checks.check_rows(tuple(rows.shape), None, len(self.batch_shape))
         w = checks.check_weights(weights, rows.shape[-2])
         kept = (w > 0).to(rows.device)
@@ -466,6 +462,10 @@ class GaussianMixture(nn.Module):
         if not self.is_sized and means is not None and not is_lazy(means):
             self.materialize(means.shape[-1])
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _as_tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
 
 
 def _assignment_entropy(joint: Tensor) -> Tensor:

@@ -89,8 +89,10 @@ class KMeansPlusPlus(KMeans):
 
 @dataclass(frozen=True)
 class RandomRows(Seeding):
-    """Means at random rows, equal weights, and for all the spread of the rows about their nearest
-    mean."""
+    """Means at random rows, equal weights, one spread for all.
+
+    The spread is that of the rows about their nearest mean.
+    """
 
     def __call__(
         self,

@@ -114,7 +114,7 @@ class Family(ABC):
 
     @abstractmethod
     def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
-        """Second moments of z under `r (*B, K, n)`, `(*B, H, ...)`; may overwrite `seen.squares`."""
+        """Second moments of z under `r (*B, K, n)`, `(*B, H, ...)`; overwrites `seen.squares`."""
 
     @abstractmethod
     def colour(self, whitened: Tensor, factor: Tensor) -> Tensor:

@@ -60,8 +60,9 @@ class Source(ABC):
 
 
 class Checked(Source):
-    """A source as a fit reads it: on the device, in the computation's dtype, checked, weightless
-    rows left out.
+    """A source as a fit reads it: on the device, in the computation's dtype, checked.
+
+    Rows of weight 0 are left out.
 
     Finiteness is looked at until one whole pass was clean; the rows do not change after that.
     """

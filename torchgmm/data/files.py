@@ -20,7 +20,7 @@ def read_table(
     columns: Sequence[str] | Sequence[int] | None = None,
     name: str | None = None,
 ) -> Any:
-    """The table in a file, `(N, D)`, as an array or tensor.
+    r"""The table in a file, `(N, D)`, as an array or tensor.
 
     A `.npy` file is memory-mapped, so it may be larger than memory; the others are read whole.
 
@@ -36,7 +36,7 @@ def read_table(
     Example:
         >>> import tempfile, pathlib
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "rows.csv"
-        >>> _ = file.write_text("a,b\\n1,2\\n3,4\\n")
+        >>> _ = file.write_text("a,b\n1,2\n3,4\n")
         >>> read_table(file, columns=["b"]).tolist()
         [[2.0], [4.0]]
     """

@@ -22,6 +22,7 @@ from .stopping import Stop, Tolerance
 
 __all__ = ["fit"]
 
+CPU = torch.device("cpu")
 # Exact EM falls only by rounding; a method that has not risen for so long will not rise.
 _STALL = 50
 
@@ -182,11 +183,8 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any) -> Checked:
             f"a fit is of one mixture, this one is a batch of shape {tuple(mixture.batch_shape)}: "
             "fit them one by one and join their parameters"
         )
-    if isinstance(data, torch.Tensor) and data.device.type != "cpu":
-        if data.device != mixture.device:
-            raise InputError(
-                f"rows are on {data.device}, the mixture on {mixture.device}: move one"
-            )
+    if isinstance(data, torch.Tensor) and data.device not in (CPU, mixture.device):
+        raise InputError(f"rows are on {data.device}, the mixture on {mixture.device}: move one")
     source = as_source(data, weights)
     if mixture.n_features is not None:
         checks.check_rows((source.n_rows, source.n_features), mixture.n_features)

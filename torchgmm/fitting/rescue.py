@@ -133,7 +133,7 @@ def worst_rows(source: Source, parameters: Parameters, kernel: Kernel, count: in
 
 
 def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    unique, inverse = rows.unique(dim=0, return_inverse=True)
+    unique, inverse = torch.unique(rows, dim=0, return_inverse=True)
     first = torch.full((len(unique),), len(rows), device=rows.device)
     order = torch.arange(len(rows), device=rows.device)
     first = first.scatter_reduce(0, inverse, order, "amin")

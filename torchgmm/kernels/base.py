@@ -9,7 +9,6 @@ from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold_
 
 from ..errors import InputError
 from ..moments import Moments
@@ -74,7 +73,7 @@ def soft_assign(
     # a row with zero density everywhere (given weights of 0) has no top to subtract
     top = top.clamp_min(torch.finfo(log_joint.dtype).min)
     r = log_joint.sub_(top)
-    threshold_(r, _LEAST_EXPONENT[r.dtype], -math.inf)
+    torch.threshold_(r, _LEAST_EXPONENT[r.dtype], -math.inf)
     total = r.exp_().sum(-2, keepdim=True)
     r.div_(total)
     return r, (total.log_() + top).squeeze(-2)
@@ -97,7 +96,7 @@ def kernels() -> tuple[str, ...]:
 
 
 def as_kernel(kernel: str | Kernel) -> Kernel:
-    """A kernel from its name; `"auto"` is the best that there is for the shape; a kernel is kept."""
+    """A kernel from its name; `auto` is the best for the shape; a kernel is kept."""
     if isinstance(kernel, Kernel):
         return kernel
     name = "dense" if kernel == "auto" else kernel

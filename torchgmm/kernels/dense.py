@@ -73,7 +73,7 @@ def _joint(seen: Whitened, log_norm: Tensor, out: Tensor | None = None) -> Tenso
 
 @register
 class Dense(Kernel):
-    """Whitened and framed (numerics: one EM step), all components of a chunk in one batched product.
+    """Whitened and framed: all components of a chunk of rows in one batched product.
 
     Memory is two `(K, chunk, D)` buffers of `budget` bytes each, whatever N is.
 
