@@ -76,8 +76,8 @@ class KMeans(Seeding):
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-        moments = _labelled_moments(source, centres, family, lambda b: assign(b.x, centres)[0])
-        return _start(moments, family, floor, source)
+        sums = _labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
+        return _start(sums.moments(), family, floor, sums.unit)
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ class RandomRows(Seeding):
     ) -> Parameters:
         block = source.sample(n_components, generator)
         centres = block.x.double()
-        moments = _labelled_moments(source, centres, family, lambda b: assign(b.x, centres)[0])
+        sums = _labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
+        moments = sums.moments()
         pooled = family.pooled(moments) / moments.weight.sum(-1)
-        counts = torch.full_like(moments.weight, source.total_weight / n_components)
+        counts = torch.full_like(moments.weight, float(moments.rows) / n_components)
         heads = counts.sum(-1, keepdim=True) if family.tied else counts
         second = heads.reshape(*heads.shape, *[1] * family.n_axes) * pooled
         equal = Moments(
@@ -117,7 +118,7 @@ class RandomRows(Seeding):
             moments.rows,
             moments.frame,
         )
-        return _start(equal, family, floor, source)
+        return _start(equal, family, floor)
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class RandomResponsibilities(Seeding):
             r = torch.rand((n_components, rows), generator=generator, dtype=torch.float64)
             return r / r.sum(0)
 
-        moments = _weighted_moments(source, frame, family, draw)
-        return _start(moments, family, floor, source)
+        sums = _weighted_sums(source, frame, family, draw)
+        return _start(sums.moments(), family, floor, sums.unit)
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,10 @@ class Labels(Seeding):
             return labels[block.numbers().to(labels.device)].to(block.x.device)
 
         # twice: about the labels' own means the covariances keep their digits
-        rough = _labelled_moments(source, frame, family, known)
+        rough = _labelled_sums(source, frame, family, known).moments()
         centres = from_moments(rough, family, 1.0)[0].means
-        moments = _labelled_moments(source, centres, family, known)
-        return _start(moments, family, floor, source)
+        sums = _labelled_sums(source, centres, family, known)
+        return _start(sums.moments(), family, floor, sums.unit)
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,13 @@ def as_seeding(init: str | Seeding | Parameters | Any) -> Seeding:
     return Labels(init)
 
 
-def _start(moments: Moments, family: Family, floor: float, source: Source) -> Parameters:
-    """M-step of a start: a component with too few rows for a covariance borrows the pooled one."""
+def _start(moments: Moments, family: Family, floor: float, unit: float = 1.0) -> Parameters:
+    """M-step of a start: a component with too few rows for a covariance borrows the pooled one.
+
+    `unit` is what one row weighs on average.
+    """
     if not family.tied:
-        unit = source.total_weight / source.n_rows  # what one row weighs
-        wanted = family.min_rows(source.n_features) * unit
+        wanted = family.min_rows(moments.frame.shape[-1]) * unit
         lack = (wanted - moments.weight).clamp_min(0)
         pooled = family.pooled(moments) / moments.weight.sum()
         second = moments.second + lack.reshape(-1, *[1] * family.n_axes) * pooled
@@ -258,9 +261,9 @@ def _start(moments: Moments, family: Family, floor: float, source: Source) -> Pa
     return parameters
 
 
-def _labelled_moments(
+def _labelled_sums(
     source: Source, frame: Tensor, family: Family, labels_of: Callable[[Block], Tensor]
-) -> Moments:
+) -> _Sums:
     """Moments in float64 about `frame (K, D)` with hard labels; negative labels are left out.
 
     Rows are grouped by label, so a pass costs N D^2 however many components there are.
@@ -279,19 +282,19 @@ def _labelled_moments(
                     ones = torch.ones(1, count, dtype=torch.float64, device=frame.device)
                     w = None if part.w is None else part.w[rows]
                     total.add(slice(k, k + 1), part.x[rows], w, ones)
-    return total.moments()
+    return total
 
 
-def _weighted_moments(
+def _weighted_sums(
     source: Source, frame: Tensor, family: Family, draw: Callable[[int], Tensor]
-) -> Moments:
+) -> _Sums:
     """Moments in float64 about `frame (K, D)` with responsibilities `draw(n) -> (K, n)`."""
     total = _Sums(frame, family)
     rows = max(64, _CHUNK // len(frame))
     for block in source.blocks():
         for part in _parts(block, rows):
             total.add(slice(None), part.x, part.w, draw(len(part.x)).to(frame.device))
-    return total.moments()
+    return total
 
 
 class _Sums:
@@ -304,9 +307,11 @@ class _Sums:
         self._weight = frame.new_zeros(k)
         self._first = frame.new_zeros(k, d)
         self._second = frame.new_zeros(family.scale_shape(k, d))
+        self._n_rows = 0
 
     def add(self, which: slice, x: Tensor, w: Tensor | None, r: Tensor) -> None:
         """Rows `x (n, D)` under `r (K', n)` for the components `which`; r may be overwritten."""
+        self._n_rows += len(x)
         if w is not None:
             r = r * w
         d = x.double() - self._frame[which].unsqueeze(-2)  # (K', n, D)
@@ -316,7 +321,13 @@ class _Sums:
         self._first[which] += (r.unsqueeze(-2) @ d).squeeze(-2)
         self._second[slice(None) if self._family.tied else which] += second
 
+    @property
+    def unit(self) -> float:
+        """The mean weight of a row."""
+        return float(self._weight.sum()) / max(1, self._n_rows)
+
     def moments(self) -> Moments:
+        """What was added up; `rows` counts only rows that have a label."""
         nothing = self._weight.new_zeros(())
         return Moments(
             self._weight, self._first, self._second, nothing, self._weight.sum(), self._frame

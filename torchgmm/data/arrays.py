@@ -18,6 +18,8 @@ __all__ = ["ArraySource"]
 # A block is what one call of a kernel gets: large enough that its fixed cost vanishes, small
 # enough that a copy of it (another dtype, a memory map, a device) is never felt.
 _BLOCK_BYTES = 32 * 2**20
+# rows that stay together when batches are drawn at random
+_RUN = 16
 
 
 class ArraySource(Source):
@@ -36,32 +38,41 @@ class ArraySource(Source):
         self._x = _as_table(x)
         shape = tuple(self._x.shape)
         checks.check_rows(shape, None)
-        self.n_rows, self.n_features = shape
+        self.n_rows: int = shape[0]
+        self.n_features = shape[1]
         self._w = None if weights is None else checks.check_weights(weights, self.n_rows)
         self.dtype = _torch_dtype(self._x)
         checks.compute_dtype(self.dtype, torch.float32)  # refuses complex rows here, not later
-        self.total_weight = float(self.n_rows) if self._w is None else float(self._w.sum())
         size = max(1, self._x[:1].nbytes)
         self._block_rows = block_rows or max(1, _BLOCK_BYTES // size)
 
-    def blocks(self) -> Iterator[Block]:
-        for start in range(0, self.n_rows, self._block_rows):
+    def blocks(self, *, skip: int = 0) -> Iterator[Block]:
+        for start in range(skip * self._block_rows, self.n_rows, self._block_rows):
             part = slice(start, start + self._block_rows)
             w = None if self._w is None else self._w[part]
             yield Block(_as_tensor(self._x[part]), w, start)
 
+    def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
+        """Short runs of rows from all over the table: a memory map is read in whole pages."""
+        n_runs = -(-self.n_rows // _RUN)
+        order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n_runs))
+        per_batch = max(1, rows // _RUN)
+        for start in range(skip * per_batch, n_runs, per_batch):
+            runs = order[start : start + per_batch]
+            index = (runs[:, None] * _RUN + torch.arange(_RUN)).flatten()
+            yield self._take(index[index < self.n_rows])
+
     def sample(self, size: int, generator: torch.Generator) -> Block:
         if self._w is None:
-            index = torch.from_numpy(sample_indices(self.n_rows, size, generator))
-            return Block(self.rows(index), None, 0)
+            return self._take(torch.from_numpy(sample_indices(self.n_rows, size, generator)))
         present = self._w.nonzero().squeeze(-1).cpu()
-        index = present[sample_indices(len(present), size, generator)]
-        return Block(self.rows(index), self._w[index.to(self._w.device)], 0)
+        return self._take(present[sample_indices(len(present), size, generator)])
 
-    def rows(self, index: Tensor) -> Tensor:
+    def _take(self, index: Tensor) -> Block:
+        w = None if self._w is None else self._w[index.to(self._w.device)]
         if isinstance(self._x, Tensor):
-            return self._x[index.to(self._x.device)]
-        return _as_tensor(self._x[index.cpu().numpy()])
+            return Block(self._x[index.to(self._x.device)], w, 0, index)
+        return Block(_as_tensor(self._x[index.numpy()]), w, 0, index)
 
 
 def _as_table(x: Any) -> Tensor | np.ndarray:

@@ -39,6 +39,7 @@ class Step:
     Attributes:
         log_likelihood: mean per row (per unit of weight), nats, of the parameters that *entered*
             the step, as scikit-learn's lower bound.
+        rows: rows read.
         seconds: duration.
         rescued: components that were replaced.
         collapsed: components whose covariance is nothing but the floor.
@@ -46,6 +47,7 @@ class Step:
     """
 
     log_likelihood: float
+    rows: int = 0
     seconds: float = 0.0
     rescued: int = 0
     collapsed: int = 0

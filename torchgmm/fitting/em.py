@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..checks import check_count
+from ..data import Source
 from ..errors import InputError, SingularCovarianceError
-from ..kernels import as_kernel
+from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters, from_moments
 from .base import Method, Problem, State, Step
@@ -58,11 +57,10 @@ class EM(Method):
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
         kernel = as_kernel(self.kernel)
-        parts = (kernel.accumulate(b.x, b.w, state.parameters) for b in problem.source.blocks())
-        moments = functools.reduce(operator.add, parts)
+        moments, rows = one_pass(problem.source, kernel, state.parameters)
         log_likelihood = float(moments.mean_log_prob)
         if not moments.is_finite():
-            return state, Step(float("nan"), kernel=kernel.name)
+            return state, Step(float("nan"), rows, kernel=kernel.name)
         empty, collapsed = self.rescue.find(moments, state.parameters.family, self.reg_covar)
         self.rescue.check(empty, collapsed)
         parameters = self._maximise(moments, state.parameters, empty)
@@ -72,7 +70,7 @@ class EM(Method):
             parameters = reseeded(
                 parameters, chosen, moments, problem.source, kernel, self.reg_covar
             )
-        step = Step(log_likelihood, 0.0, rescued, int(collapsed.sum()), kernel.name)
+        step = Step(log_likelihood, rows, 0.0, rescued, int(collapsed.sum()), kernel.name)
         return State(parameters, state.step + 1, state.rescues + rescued), step
 
     def _maximise(self, moments: Moments, before: Parameters, empty: Tensor) -> Parameters:
@@ -87,3 +85,15 @@ class EM(Method):
         if bool(hopeless.any()):
             raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), self.reg_covar)
         return after
+
+
+def one_pass(source: Source, kernel: Kernel, parameters: Parameters) -> tuple[Moments, int]:
+    """The moments of all rows about the current means, and how many rows there were."""
+    moments, rows = None, 0
+    for block in source.blocks():
+        part = kernel.accumulate(block.x, block.w, parameters)
+        moments = part if moments is None else moments + part
+        rows += len(block.x)
+    if moments is None:
+        raise InputError("the source gave no rows of positive weight")
+    return moments, rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import warnings
@@ -160,13 +161,13 @@ def _tell(
         return
     last = history[-1]
     change = last.log_likelihood - history[-2].log_likelihood if len(history) > 1 else math.inf
-    event = Event(last, len(history), method.max_iter, change, problem.source.n_rows, *run, state)
+    event = Event(last, len(history), method.max_iter, change, last.rows, *run, state)
     for observer in observers:
         observer.on_step(event)
 
 
 def _timed(step: Step, seconds: float) -> Step:
-    return Step(step.log_likelihood, seconds, step.rescued, step.collapsed, step.kernel)
+    return dataclasses.replace(step, seconds=seconds)
 
 
 def _better(best: FitResult | None, result: FitResult) -> FitResult:
@@ -187,8 +188,8 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any) -> Checked:
         raise InputError(f"rows are on {data.device}, the mixture on {mixture.device}: move one")
     source = as_source(data, weights)
     if mixture.n_features is not None:
-        checks.check_rows((source.n_rows, source.n_features), mixture.n_features)
-    if source.n_rows < mixture.n_components:
+        checks.check_rows((1, source.n_features), mixture.n_features)
+    if source.n_rows is not None and source.n_rows < mixture.n_components:
         raise InputError(
             f"{source.n_rows} row(s) cannot be fitted with n_components={mixture.n_components}: "
             "give more rows or fewer components"
