@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .fitting import EM as EM
     from .fitting import Aitken as Aitken
     from .fitting import FitResult as FitResult
+    from .fitting import OnlineEM as OnlineEM
     from .fitting import RelativeTolerance as RelativeTolerance
     from .fitting import Rescue as Rescue
     from .fitting import Status as Status
@@ -52,6 +53,7 @@ _ROOM = {
     "KMeansPlusPlus": "seeding",
     "Labels": "seeding",
     "LogLines": "observers",
+    "OnlineEM": "fitting",
     "Parameters": "parameters",
     "Progress": "observers",
     "RandomResponsibilities": "seeding",

@@ -12,7 +12,7 @@ from .covariance import Family, as_family
 from .errors import InputError
 from .moments import Moments
 
-__all__ = ["Parameters", "from_moments"]
+__all__ = ["Parameters", "from_moments", "to_moments"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,25 @@ class Parameters:
                 f"and a sum of {float(total.flatten()[0]):g}"
             )
         return cls(weights.log(), means, family.from_covariances(covariances, d), family)
+
+
+def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
+    """The moments that `rows` rows drawn from a mixture would have on average, about its means.
+
+    `from_moments` of them gives the mixture back. Online fits start from these.
+    """
+    p = parameters.to(torch.float64)
+    weight = p.log_weights.exp() * rows
+    unit = p.family.unit_second(weight, p.n_features)
+    nothing = weight.new_zeros(p.batch_shape)
+    return Moments(
+        weight,
+        torch.zeros_like(p.means),
+        p.family.colour_second(unit, p.family.factor(p.scale)),
+        nothing,
+        nothing + rows,
+        p.means,
+    )
 
 
 def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parameters, Tensor]:

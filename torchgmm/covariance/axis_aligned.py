@@ -86,6 +86,10 @@ class _AxisAligned(Family):
 
     def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
         per_feature = (r.unsqueeze(-2) @ seen.squares).squeeze(-2)  # (*B, K, D)
+        if not bool(torch.isfinite(per_feature).all()):
+            # squares overflowed on rows that belong wholly to others, and 0 * inf is no 0
+            present = seen.squares.masked_fill_(r.unsqueeze(-1) == 0, 0)
+            per_feature = (r.unsqueeze(-2) @ present).squeeze(-2)
         return self.pool(self.join(per_feature), 1)
 
     def colour(self, whitened: Tensor, factor: Tensor) -> Tensor:
@@ -93,6 +97,10 @@ class _AxisAligned(Family):
 
     def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
         return whitened * factor**2
+
+    def unit_second(self, weight: Tensor, n_features: int) -> Tensor:
+        per_feature = weight.unsqueeze(-1).expand(*weight.shape, n_features)
+        return self.pool(self.join(per_feature), 1)
 
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return self.pool(self.join(a * b), 1)

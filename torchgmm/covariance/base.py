@@ -124,6 +124,10 @@ class Family(ABC):
     def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
         """Second moments of `L z` from those of z, both `(*B, H, ...)`."""
 
+    @abstractmethod
+    def unit_second(self, weight: Tensor, n_features: int) -> Tensor:
+        """Second moments of standard normal vectors of these weights `(*B, K)`, `(*B, H, ...)`."""
+
     # M-step ---------------------------------------------------------------------------------
 
     @abstractmethod

@@ -109,6 +109,10 @@ class _Matrix(Family):
     def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
         return factor @ whitened @ factor.mT
 
+    def unit_second(self, weight: Tensor, n_features: int) -> Tensor:
+        eye = torch.eye(n_features, dtype=weight.dtype, device=weight.device)
+        return self.pool(weight[..., None, None] * eye, 2)
+
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         if self.tied:
             return (a.mT @ b).unsqueeze(-3)

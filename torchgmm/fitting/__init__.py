@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Event, FitResult, Method, Observer, Problem, State, Status, Step
 from .em import EM
 from .loop import fit
+from .online import OnlineEM
 from .rescue import Rescue
 from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
 
@@ -15,6 +16,7 @@ __all__ = [
     "FitResult",
     "Method",
     "Observer",
+    "OnlineEM",
     "Problem",
     "RelativeTolerance",
     "Rescue",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
 
-from ..data import Source
+from ..data import Block, Source
 from ..parameters import Parameters
 
 __all__ = [
@@ -29,6 +30,7 @@ class Status(Enum):
     CONVERGED = "the stopping rule is met"
     BUDGET_SPENT = "the step budget was spent before the stopping rule was met: raise max_iter"
     STALLED = "the log-likelihood has not risen for many steps: the best step is kept"
+    ENDED = "the stream of rows has ended"
     DIVERGED = "the sums are no longer finite: the last good step is kept; rescale the columns"
 
 
@@ -44,6 +46,7 @@ class Step:
         rescued: components that were replaced.
         collapsed: components whose covariance is nothing but the floor.
         kernel: which kernel ran.
+        last: no rows are left for another step.
     """
 
     log_likelihood: float
@@ -52,6 +55,7 @@ class Step:
     rescued: int = 0
     collapsed: int = 0
     kernel: str = ""
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,24 @@ class Problem:
 
     source: Source
     generator: torch.Generator
+    _readers: dict[tuple[int, ...], Iterator[Block]] = field(default_factory=dict, repr=False)
+
+    def batches(self, rows: int, seed: int, epoch: int, position: int) -> Iterator[Block]:
+        """Random batches of this epoch from batch number `position` on.
+
+        A reader that stands there already goes on; otherwise one is opened and skips. So a step
+        may end in the middle of a pass at no cost, and a resumed one finds its place.
+        """
+        reader = self._readers.pop((rows, seed, epoch, position), None)
+        self._readers.clear()
+        if reader is None:
+            skip = position if self.source.replayable else 0
+            reader = self.source.batches(rows, seed=seed, epoch=epoch, skip=skip)
+        for batch in reader:
+            position += 1
+            self._readers.clear()
+            self._readers[rows, seed, epoch, position] = reader
+            yield batch
 
 
 class Method(ABC):
@@ -90,7 +112,7 @@ class Method(ABC):
     reg_covar: float
 
     @abstractmethod
-    def init(self, parameters: Parameters) -> State:
+    def init(self, parameters: Parameters, problem: Problem) -> State:
         """The state before the first step."""
 
     @abstractmethod

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from ..checks import check_count
 from ..data import Source
-from ..errors import InputError, SingularCovarianceError
+from ..errors import InputError
 from ..kernels import Kernel, as_kernel
 from ..moments import Moments
-from ..parameters import Parameters, from_moments
+from ..parameters import Parameters
 from .base import Method, Problem, State, Step
-from .rescue import Rescue, reseeded
+from .mstep import m_step
+from .rescue import Rescue
 
 __all__ = ["EM"]
 
@@ -52,39 +50,34 @@ class EM(Method):
             raise InputError(f"reg_covar must be at least 0 and finite, got {self.reg_covar}")
         as_kernel(self.kernel)
 
-    def init(self, parameters: Parameters) -> State:
+    def init(self, parameters: Parameters, problem: Problem) -> State:
         return State(parameters)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
+        if not problem.source.replayable:
+            raise InputError(
+                "exact EM reads all rows at every step, but this source can be read only once: "
+                "give something that can be read again (a function that makes the iterator), or "
+                "use OnlineEM"
+            )
         kernel = as_kernel(self.kernel)
         moments, rows = one_pass(problem.source, kernel, state.parameters)
-        log_likelihood = float(moments.mean_log_prob)
         if not moments.is_finite():
             return state, Step(float("nan"), rows, kernel=kernel.name)
-        empty, collapsed = self.rescue.find(moments, state.parameters.family, self.reg_covar)
-        self.rescue.check(empty, collapsed)
-        parameters = self._maximise(moments, state.parameters, empty)
-        chosen = self.rescue.chosen(empty, collapsed, state.rescues)
-        rescued = int(chosen.sum())
-        if rescued:
-            parameters = reseeded(
-                parameters, chosen, moments, problem.source, kernel, self.reg_covar
-            )
-        step = Step(log_likelihood, rows, 0.0, rescued, int(collapsed.sum()), kernel.name)
-        return State(parameters, state.step + 1, state.rescues + rescued), step
-
-    def _maximise(self, moments: Moments, before: Parameters, empty: Tensor) -> Parameters:
-        """The M-step; a component without rows keeps its mean and covariance."""
-        after, hopeless = from_moments(moments, before.family, self.reg_covar)
-        if not before.family.tied and bool(empty.any()):
-            mask = empty.reshape(-1, *[1] * before.family.n_axes)
-            scale = torch.where(mask, before.scale, after.scale)
-            means = torch.where(empty.unsqueeze(-1), before.means, after.means)
-            after = Parameters(after.logits, means, scale, after.family)
-            hopeless = hopeless & ~empty
-        if bool(hopeless.any()):
-            raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), self.reg_covar)
-        return after
+        after = m_step(
+            moments,
+            state.parameters,
+            floor=self.reg_covar,
+            rescue=self.rescue,
+            spent=state.rescues,
+            blocks=problem.source.blocks(),
+            kernel=kernel,
+        )
+        n_rescued = int(after.rescued.sum())
+        step = Step(
+            float(moments.mean_log_prob), rows, 0.0, n_rescued, after.collapsed, kernel.name
+        )
+        return State(after.parameters, state.step + 1, state.rescues + n_rescued), step
 
 
 def one_pass(source: Source, kernel: Kernel, parameters: Parameters) -> tuple[Moments, int]:

@@ -104,7 +104,7 @@ def fit(
         for observer in observers:
             observer.on_end(best)
     assert best is not None
-    if not best.converged and method.max_iter > 0:
+    if best.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
         warnings.warn(f"{best}", ConvergenceWarning, stacklevel=_caller())
     return best
 
@@ -120,7 +120,7 @@ def _run(
     best: FitResult | None,
 ) -> FitResult:
     """Steps from one start until the rule is met or the budget spent."""
-    state = method.init(start)
+    state = method.init(start, problem)
     history: list[Step] = []
     status = Status.BUDGET_SPENT
     peak, peak_at, at_peak = -math.inf, 0, state
@@ -138,6 +138,9 @@ def _run(
             levels = [s.log_likelihood for s in history]
             if step.rescued == 0 and stop.met(levels):
                 status = Status.CONVERGED
+                break
+            if step.last:
+                status = Status.ENDED
                 break
             if len(history) - peak_at >= _STALL:
                 state, status = at_peak, Status.STALLED

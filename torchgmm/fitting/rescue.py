@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..covariance import Family
-from ..data import Source
+from ..data import Block
 from ..errors import EmptyComponentError, InputError
 from ..kernels import Kernel
 from ..moments import Moments
@@ -84,7 +85,7 @@ def reseeded(
     parameters: Parameters,
     which: Tensor,  # (K,) mask
     moments: Moments,
-    source: Source,
+    blocks: Iterable[Block],
     kernel: Kernel,
     floor: float,
 ) -> Parameters:
@@ -92,7 +93,7 @@ def reseeded(
     index = which.nonzero().flatten()
     family = parameters.family
     means = parameters.means.clone()
-    rows = worst_rows(source, parameters, kernel, len(index))
+    rows = worst_rows(blocks, parameters, kernel, len(index))
     means[index[: len(rows)]] = rows
     scale = parameters.scale
     if not family.tied:
@@ -112,14 +113,16 @@ def reseeded(
     return Parameters(logits.log_softmax(-1), means, scale, family)
 
 
-def worst_rows(source: Source, parameters: Parameters, kernel: Kernel, count: int) -> Tensor:
+def worst_rows(
+    blocks: Iterable[Block], parameters: Parameters, kernel: Kernel, count: int
+) -> Tensor:
     """The `count` different rows `(<= count, D)` of least log-probability, float64.
 
-    A pass of its own, made only when a component needs it; it holds `count` rows, no more.
+    Called only when a component needs it; it holds `count` rows, no more.
     """
     best = parameters.means.new_empty(0, parameters.n_features)
     worst = parameters.means.new_empty(0)
-    for block in source.blocks():
+    for block in blocks:
         for part, joint in kernel.log_joint(block.x, parameters):
             log_prob = joint.logsumexp(-2).double()
             few = log_prob.topk(min(4 * count, len(log_prob)), largest=False)

@@ -70,8 +70,6 @@ def soft_assign(
     Terms that exp() would turn into denormals are exact zeros: they are below rounding by far.
     """
     top = log_joint.amax(-2, keepdim=True)
-    # a row with zero density everywhere (given weights of 0) has no top to subtract
-    top = top.clamp_min(torch.finfo(log_joint.dtype).min)
     r = log_joint.sub_(top)
     torch.threshold_(r, _LEAST_EXPONENT[r.dtype], -math.inf)
     total = r.exp_().sum(-2, keepdim=True)
