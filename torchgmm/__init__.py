@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from .fitting import EM as EM
     from .fitting import Aitken as Aitken
     from .fitting import FitResult as FitResult
+    from .fitting import IncrementalEM as IncrementalEM
     from .fitting import OnlineEM as OnlineEM
     from .fitting import RelativeTolerance as RelativeTolerance
     from .fitting import Rescue as Rescue
     from .fitting import Status as Status
     from .fitting import Tolerance as Tolerance
     from .fitting import fit as fit
-    from .kernels import kernels as kernels
     from .mixture import GaussianMixture as GaussianMixture
     from .observers import LogLines as LogLines
     from .observers import Progress as Progress
@@ -48,6 +48,7 @@ _ROOM = {
     "Family": "covariance",
     "FitResult": "fitting",
     "GaussianMixture": "mixture",
+    "IncrementalEM": "fitting",
     "InputError": "errors",
     "KMeans": "seeding",
     "KMeansPlusPlus": "seeding",
@@ -65,7 +66,6 @@ _ROOM = {
     "TorchGMMError": "errors",
     "families": "covariance",
     "fit": "fitting",
-    "kernels": "kernels",
     "load": "store",
     "save": "store",
 }

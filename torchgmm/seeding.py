@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .covariance import Family
-from .covariance.base import Whitened
 from .data import Block, Source
 from .errors import InputError, SingularCovarianceError
+from .kernels import labelled_sums, weighted_sums
 from .kmeans import assign, kmeans, kmeans_plus_plus
 from .moments import Moments
 from .parameters import Parameters, from_moments
@@ -72,11 +72,11 @@ class KMeans(Seeding):
         generator: torch.Generator,
     ) -> Parameters:
         size = self.max_rows or max(256 * n_components, 16_384)
-        block = source.sample(max(size, n_components), generator)
+        block = _drawn(source, max(size, n_components), n_components, generator)
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-        sums = _labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
+        sums = labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
         return _start(sums.moments(), family, floor, sums.unit)
 
 
@@ -102,9 +102,9 @@ class RandomRows(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        block = source.sample(n_components, generator)
+        block = _drawn(source, n_components, n_components, generator)
         centres = block.x.double()
-        sums = _labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
+        sums = labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
         moments = sums.moments()
         pooled = family.pooled(moments) / moments.weight.sum(-1)
         counts = torch.full_like(moments.weight, float(moments.rows) / n_components)
@@ -133,14 +133,15 @@ class RandomResponsibilities(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        sample = source.sample(_CHUNK, generator).x.double()
+        size = max(_CHUNK, n_components)
+        sample = _drawn(source, size, n_components, generator).x.double()
         frame = sample.mean(0, keepdim=True).expand(n_components, -1).contiguous()
 
         def draw(rows: int) -> Tensor:
             r = torch.rand((n_components, rows), generator=generator, dtype=torch.float64)
             return r / r.sum(0)
 
-        sums = _weighted_sums(source, frame, family, draw)
+        sums = weighted_sums(source, frame, family, draw)
         return _start(sums.moments(), family, floor, sums.unit)
 
 
@@ -180,9 +181,9 @@ class Labels(Seeding):
             return labels[block.numbers().to(labels.device)].to(block.x.device)
 
         # twice: about the labels' own means the covariances keep their digits
-        rough = _labelled_sums(source, frame, family, known).moments()
+        rough = labelled_sums(source, frame, family, known).moments()
         centres = from_moments(rough, family, 1.0)[0].means
-        sums = _labelled_sums(source, centres, family, known)
+        sums = labelled_sums(source, centres, family, known)
         return _start(sums.moments(), family, floor, sums.unit)
 
 
@@ -237,6 +238,17 @@ def as_seeding(init: str | Seeding | Parameters | Any) -> Seeding:
     return Labels(init)
 
 
+def _drawn(source: Source, size: int, n_components: int, generator: torch.Generator) -> Block:
+    """Some rows of positive weight; as absent rows don't count, only here it shows how many."""
+    block = source.sample(size, generator)
+    if len(block.x) < n_components:
+        raise InputError(
+            f"{len(block.x)} row(s) of positive weight cannot be fitted with "
+            f"n_components={n_components}: give more rows or fewer components"
+        )
+    return block
+
+
 def _start(moments: Moments, family: Family, floor: float, unit: float = 1.0) -> Parameters:
     """M-step of a start: a component with too few rows for a covariance borrows the pooled one.
 
@@ -259,80 +271,3 @@ def _start(moments: Moments, family: Family, floor: float, unit: float = 1.0) ->
     if bool(hopeless.any()):
         raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
     return parameters
-
-
-def _labelled_sums(
-    source: Source, frame: Tensor, family: Family, labels_of: Callable[[Block], Tensor]
-) -> _Sums:
-    """Moments in float64 about `frame (K, D)` with hard labels; negative labels are left out.
-
-    Rows are grouped by label, so a pass costs N D^2 however many components there are.
-    """
-    total = _Sums(frame, family)
-    for block in source.blocks():
-        for part in _parts(block):
-            labels = labels_of(part)
-            order = labels.argsort(stable=True)
-            counts = labels[labels >= 0].bincount(minlength=len(frame)).tolist()
-            start = int((labels < 0).sum())
-            for k, count in enumerate(counts):
-                rows = order[start : start + count]
-                start += count
-                if count:
-                    ones = torch.ones(1, count, dtype=torch.float64, device=frame.device)
-                    w = None if part.w is None else part.w[rows]
-                    total.add(slice(k, k + 1), part.x[rows], w, ones)
-    return total
-
-
-def _weighted_sums(
-    source: Source, frame: Tensor, family: Family, draw: Callable[[int], Tensor]
-) -> _Sums:
-    """Moments in float64 about `frame (K, D)` with responsibilities `draw(n) -> (K, n)`."""
-    total = _Sums(frame, family)
-    rows = max(64, _CHUNK // len(frame))
-    for block in source.blocks():
-        for part in _parts(block, rows):
-            total.add(slice(None), part.x, part.w, draw(len(part.x)).to(frame.device))
-    return total
-
-
-class _Sums:
-    """Running sums of given responsibilities: the M-step's half of an E-step."""
-
-    def __init__(self, frame: Tensor, family: Family) -> None:
-        k, d = frame.shape
-        self._family = family
-        self._frame = frame
-        self._weight = frame.new_zeros(k)
-        self._first = frame.new_zeros(k, d)
-        self._second = frame.new_zeros(family.scale_shape(k, d))
-        self._n_rows = 0
-
-    def add(self, which: slice, x: Tensor, w: Tensor | None, r: Tensor) -> None:
-        """Rows `x (n, D)` under `r (K', n)` for the components `which`; r may be overwritten."""
-        self._n_rows += len(x)
-        if w is not None:
-            r = r * w
-        d = x.double() - self._frame[which].unsqueeze(-2)  # (K', n, D)
-        squares = d * d
-        second = self._family.scatter(Whitened(d, squares, squares.sum(-1)), r)
-        self._weight[which] += r.sum(-1)
-        self._first[which] += (r.unsqueeze(-2) @ d).squeeze(-2)
-        self._second[slice(None) if self._family.tied else which] += second
-
-    @property
-    def unit(self) -> float:
-        """The mean weight of a row."""
-        return float(self._weight.sum()) / max(1, self._n_rows)
-
-    def moments(self) -> Moments:
-        """What was added up; `rows` counts only rows that have a label."""
-        nothing = self._weight.new_zeros(())
-        return Moments(
-            self._weight, self._first, self._second, nothing, self._weight.sum(), self._frame
-        )
-
-
-def _parts(block: Block, rows: int = 16 * _CHUNK) -> list[Block]:
-    return [block.part(start, rows) for start in range(0, len(block.x), rows)]

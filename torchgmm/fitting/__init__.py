@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base import Event, FitResult, Method, Observer, Problem, State, Status, Step
 from .em import EM
+from .incremental import IncrementalEM
 from .loop import fit
 from .online import OnlineEM
 from .rescue import Rescue
@@ -14,6 +15,7 @@ __all__ = [
     "Aitken",
     "Event",
     "FitResult",
+    "IncrementalEM",
     "Method",
     "Observer",
     "OnlineEM",

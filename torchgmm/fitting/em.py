@@ -29,7 +29,7 @@ class EM(Method):
         reg_covar: floor, added to the diagonal of every covariance; absolute, in squared units of
             the data, as scikit-learn's. Data of another scale want another floor.
         rescue: the policy for components that empty or collapse.
-        kernel: how the E-step is computed: `auto` or a name from `kernels()`.
+        kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`.
 
     Example:
         >>> import torch, torchgmm as tg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from ..errors import SingularCovarianceError
 from ..kernels import Kernel
 from ..moments import Moments
 from ..parameters import Parameters, from_moments
+from .base import Step
 from .rescue import Rescue, reseeded
 
-__all__ = ["MStep", "m_step"]
+__all__ = ["MStep", "StepSums", "m_step"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,25 @@ def _keep(
     mask = kept.reshape(-1, *[1] * after.family.n_axes)
     scale = torch.where(mask, before.scale, after.scale)
     return Parameters(after.logits, means, scale, after.family), hopeless & ~kept
+
+
+class StepSums:
+    """What the E-steps and M-steps within one step add up to, for its report."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._log_prob = self._weight = 0.0
+        self._rescued = self._collapsed = 0
+
+    def add(self, rows: int, moments: Moments, after: MStep) -> None:
+        """One batch: how many rows, their moments, and the M-step that followed."""
+        self.rows += rows
+        self._log_prob += float(moments.log_prob)
+        self._weight += float(moments.rows)
+        self._rescued += int(after.rescued.sum())
+        self._collapsed = after.collapsed
+
+    def step(self, kernel: str, *, last: bool = False) -> Step:
+        """The report; its log-likelihood is of every batch before its own M-step."""
+        mean = self._log_prob / self._weight if self._weight else math.nan
+        return Step(mean, self.rows, 0.0, self._rescued, self._collapsed, kernel, last)

@@ -15,7 +15,7 @@ from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters, from_moments, to_moments
 from .base import Method, Problem, State, Step
-from .mstep import MStep, m_step
+from .mstep import MStep, StepSums, m_step
 from .rescue import Rescue
 
 __all__ = ["OnlineEM", "OnlineState"]
@@ -131,7 +131,7 @@ class OnlineEM(Method):
         assert isinstance(state, OnlineState)
         kernel = as_kernel(self.kernel)
         size = self.batch_size or min(max(self.unit(state.parameters), 512), 16_384)
-        sums = _Sums()
+        sums = StepSums()
         for batch in problem.batches(size, state.seed, state.epoch, state.position):
             state, after, moments = self._batch(state, batch, kernel)
             sums.add(len(batch.x), moments, after)
@@ -143,7 +143,7 @@ class OnlineEM(Method):
         if not last and not sums.rows:  # the step before ended exactly at the end of the pass
             return self.step(state, problem)
         state = replace(state, step=state.step + 1, parameters=self._answer(state))
-        return state, sums.step(kernel.name, last)
+        return state, sums.step(kernel.name, last=last)
 
     def _batch(
         self, state: OnlineState, batch: Block, kernel: Kernel
@@ -235,23 +235,3 @@ def _restarted(moments: Moments, after: MStep) -> Moments:
         moved.rows,
         moved.frame,
     )
-
-
-class _Sums:
-    """What one step adds up for its report."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._log_prob = self._weight = 0.0
-        self._rescued = self._collapsed = 0
-
-    def add(self, rows: int, moments: Moments, after: MStep) -> None:
-        self.rows += rows
-        self._log_prob += float(moments.log_prob)
-        self._weight += float(moments.rows)
-        self._rescued += int(after.rescued.sum())
-        self._collapsed = after.collapsed
-
-    def step(self, kernel: str, last: bool) -> Step:
-        mean = self._log_prob / self._weight if self._weight else math.nan
-        return Step(mean, self.rows, 0.0, self._rescued, self._collapsed, kernel, last)

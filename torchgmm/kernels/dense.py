@@ -10,12 +10,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..covariance.base import Whitened
+from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
 
 __all__ = ["Dense", "joint_log_prob"]
+
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,24 @@ def _joint(seen: Whitened, log_norm: Tensor, out: Tensor | None = None) -> Tenso
     return torch.add(log_norm, seen.mahalanobis.clamp(max=limit), alpha=-0.5, out=out)
 
 
+def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
+    """Whether rows lie so far from their frame that rounding the distance is felt in their spread.
+
+    So it is after a start outside the data: one more pass, about the rows' own means, mends it.
+    Components with too few rows for a covariance have no spread that could be spoilt.
+    """
+    d = seen.first.shape[-1]
+    present = (seen.weight >= family.min_rows(d)).unsqueeze(-1)
+    first = torch.where(present, seen.first, 0)
+    distance = family.outer(first, first / seen.weight.unsqueeze(-1).clamp_min(_TINY))
+    least = 1e-6 * family.unit_second(seen.weight, d)  # a constant column at rest is no such case
+    second = seen.second
+    if family.n_axes == 2:
+        distance, least, second = (t.diagonal(dim1=-2, dim2=-1) for t in (distance, least, second))
+    felt = torch.finfo(dtype).eps * distance > 1e-5 * (second - distance)
+    return bool((felt & (distance > least)).any())
+
+
 @register
 class Dense(Kernel):
     """Whitened and framed: all components of a chunk of rows in one batched product.
@@ -94,6 +114,30 @@ class Dense(Kernel):
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         family = parameters.family
+        seen = self._whitened_moments(x, w, parameters)
+        if _cancels(seen, family, x.dtype):
+            centre = (seen.first / seen.weight.unsqueeze(-1).clamp_min(_TINY)).to(x.dtype)
+            seen = family.moved(self._whitened_moments(x, w, parameters, centre), seen.frame)
+        exact = parameters.to(torch.float64)
+        factor = family.factor(exact.scale)
+        return Moments(
+            seen.weight,
+            family.colour(seen.first, factor),
+            family.colour_second(seen.second, factor),
+            seen.log_prob,
+            seen.rows,
+            exact.means,
+        )
+
+    def _whitened_moments(
+        self,
+        x: Tensor,
+        w: Tensor | None,
+        parameters: Parameters,
+        centre: Tensor | None = None,  # (*B, K, D), in whitened coordinates; the origin if None
+    ) -> Moments:
+        """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
+        family = parameters.family
         prepared = _prepare(parameters, x.dtype)
         weight = first = second = log_prob = total = torch.zeros((), dtype=torch.float64)
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
@@ -106,21 +150,16 @@ class Dense(Kernel):
                 r.mul_(chunk_w.unsqueeze(-2))
                 row_log_prob *= chunk_w
                 total = total + chunk_w.double().sum(-1)
-            # chunk sums in the dtype of the rows, running sums in float64
+            if centre is not None:
+                seen.z.sub_(centre.unsqueeze(-2))
+                torch.mul(seen.z, seen.z, out=seen.squares)
             weight = weight + r.sum(-1).double()
             first = first + (r.unsqueeze(-2) @ seen.z).squeeze(-2).double()
             second = second + family.scatter(seen, r).double()
             log_prob = log_prob + row_log_prob.sum(-1)
-        exact = parameters.to(torch.float64)
-        factor = family.factor(exact.scale)
-        return Moments(
-            weight,
-            family.colour(first, factor),
-            family.colour_second(second, factor),
-            log_prob,
-            total.to(log_prob.device).expand(log_prob.shape),
-            exact.means,
-        )
+        frame = torch.zeros_like(first) if centre is None else centre.double()
+        all_rows = total.to(log_prob.device).expand(log_prob.shape)
+        return Moments(weight, first, second, log_prob, all_rows, frame)
 
     def _chunks(
         self, x: Tensor, parameters: Parameters, prepared: _Prepared
