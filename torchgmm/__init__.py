@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .checkpoint import Checkpoint as Checkpoint
+    from .checkpoint import read_checkpoint as read_checkpoint
     from .covariance import Family as Family
     from .covariance import families as families
     from .errors import ConvergenceWarning as ConvergenceWarning
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 _ROOM = {
     "Aitken": "fitting",
+    "Checkpoint": "checkpoint",
     "ConvergenceWarning": "errors",
     "EM": "fitting",
     "Family": "covariance",
@@ -67,6 +70,7 @@ _ROOM = {
     "families": "covariance",
     "fit": "fitting",
     "load": "store",
+    "read_checkpoint": "checkpoint",
     "save": "store",
 }
 __all__ = ["__version__", *_ROOM]

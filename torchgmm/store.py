@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from .covariance import as_family
 from .errors import InputError, MissingExtraError, StoreError
 from .mixture import GaussianMixture
 from .parameters import Parameters
 
-__all__ = ["load", "save"]
+__all__ = ["load", "read_tensors", "save", "write_tensors"]
 
 FORMAT = "torchgmm"
 VERSION = 1
@@ -34,12 +34,7 @@ def save(mixture: GaussianMixture, path: str | os.PathLike[str]) -> None:
         >>> tg.load(file)
         GaussianMixture(n_components=3, n_features=2, covariance='full', dtype=torch.float32)
     """
-    try:
-        from safetensors.torch import save as to_bytes
-    except ImportError as error:
-        raise MissingExtraError("safetensors", "store", "saving a mixture") from error
     parameters = mixture.as_parameters()
-    tensors = {name: getattr(parameters, name).detach().cpu().contiguous() for name in _TENSORS}
     described = {
         "format": FORMAT,
         "format_version": str(VERSION),
@@ -49,15 +44,8 @@ def save(mixture: GaussianMixture, path: str | os.PathLike[str]) -> None:
         "n_features": str(mixture.n_features),
         "dtype": str(mixture.dtype).removeprefix("torch."),
     }
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(to_bytes(tensors, described))
-        partial.replace(target)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: getattr(parameters, name).detach().cpu().contiguous() for name in _TENSORS}
+    write_tensors(tensors, described, Path(path))
 
 
 def load(
@@ -76,7 +64,7 @@ def load(
     Raises:
         StoreError: no such file, a damaged one, one of another program or of a later version.
     """
-    metadata, tensors = _read(Path(path), str(device))
+    metadata, tensors = read_tensors(Path(path), str(device), FORMAT, VERSION)
     try:
         family = as_family(metadata["covariance"])
         batch = tuple(json.loads(metadata["batch_shape"]))
@@ -101,22 +89,54 @@ def load(
         raise StoreError(f"{path}: {error}") from error
 
 
-def _read(path: Path, device: str) -> tuple[dict[str, str], dict[str, Any]]:
+def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], target: Path) -> None:
+    """One safetensors file, on the disk as a whole or not at all.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; an older file is intact.
+    """
+    try:
+        from safetensors.torch import save as to_bytes
+    except ImportError as error:
+        raise MissingExtraError("safetensors", "store", f"writing {target.name}") from error
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(to_bytes(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())  # the name must not outlive a power cut without the bytes
+        partial.replace(target)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(
+    path: Path, device: str, file_format: str, newest: int
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file of one of our formats.
+
+    Raises:
+        StoreError: no such file, a damaged one, one of another program or of a later version.
+    """
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise MissingExtraError("safetensors", "store", "loading a mixture") from error
+        raise MissingExtraError("safetensors", "store", f"reading {path.name}") from error
     if not path.is_file():
         raise StoreError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     try:
         with safe_open(path, framework="pt", device=device) as archive:
             metadata = archive.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise StoreError(f"{path} is a safetensors file, but of another program")
+            found = metadata.get("format")
+            if found != file_format:
+                whose = f"is a {found} file" if found else "is a safetensors file"
+                raise StoreError(f"{path} {whose}, not of the format {file_format}")
             version = int(metadata.get("format_version", "0"))
-            if version > VERSION:
+            if version > newest:
                 raise StoreError(
-                    f"{path} has format version {version}, this torchgmm reads up to {VERSION}: "
+                    f"{path} has format version {version}, this torchgmm reads up to {newest}: "
                     "install a newer one"
                 )
             return metadata, {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118

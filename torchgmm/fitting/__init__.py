@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .base import Event, FitResult, Method, Observer, Problem, State, Status, Step
+from .base import Event, FitResult, Method, Observer, Problem, Resumption, State, Status, Step
 from .em import EM
-from .incremental import IncrementalEM
+from .incremental import IncrementalEM, IncrementalState
 from .loop import fit
-from .online import OnlineEM
+from .online import OnlineEM, OnlineState
 from .rescue import Rescue
 from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
 
@@ -16,12 +16,15 @@ __all__ = [
     "Event",
     "FitResult",
     "IncrementalEM",
+    "IncrementalState",
     "Method",
     "Observer",
     "OnlineEM",
+    "OnlineState",
     "Problem",
     "RelativeTolerance",
     "Rescue",
+    "Resumption",
     "State",
     "Status",
     "Step",

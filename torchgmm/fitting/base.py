@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
+from torch import Tensor
 
 from ..data import Block, Source
 from ..parameters import Parameters
@@ -18,6 +19,7 @@ __all__ = [
     "Method",
     "Observer",
     "Problem",
+    "Resumption",
     "State",
     "Status",
     "Step",
@@ -29,7 +31,7 @@ class Status(Enum):
 
     CONVERGED = "the stopping rule is met"
     BUDGET_SPENT = "the step budget was spent before the stopping rule was met: raise max_iter"
-    STALLED = "the log-likelihood has not risen for many steps: the best step is kept"
+    STALLED = "the log-likelihood has not risen for many steps: more will not help"
     ENDED = "the stream of rows has ended"
     DIVERGED = "the sums are no longer finite: the last good step is kept; rescale the columns"
 
@@ -132,6 +134,8 @@ class Event:
     run: int  # from 1
     n_init: int
     state: State
+    history: tuple[Step, ...]  # of this run, this step included
+    best: FitResult | None  # of the runs before this one
 
 
 class Observer:
@@ -209,3 +213,22 @@ class FitResult:
         if self.collapsed:
             words += f", {self.collapsed} component(s) at the floor"
         return words
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a fit that was cut off goes on: what `torchgmm.checkpoint` reads from a file.
+
+    Attributes:
+        run: the run that was under way, from 1.
+        state: after its last step.
+        history: of that run.
+        best: of the runs before it.
+        generator: state of the generator, for the runs to come.
+    """
+
+    run: int
+    state: State
+    history: tuple[Step, ...]
+    best: FitResult | None
+    generator: Tensor

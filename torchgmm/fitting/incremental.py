@@ -102,6 +102,8 @@ class IncrementalEM(Method):
         size = self._block_rows(parameters, problem)
         for number, batch in enumerate(problem.source.batches(size, seed=state.seed, epoch=0)):
             found = kernel.accumulate(batch.x, batch.w, parameters)
+            if not found.is_finite():
+                return state, Step(math.nan, sums.rows, kernel=kernel.name)
             moved = family.moved(found, frame)
             if number < len(blocks):
                 total = total + moved + blocks[number] * -1.0

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ..errors import ConvergenceWarning, InputError
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, Start, as_seeding
-from .base import Event, FitResult, Method, Observer, Problem, State, Status, Step
+from .base import Event, FitResult, Method, Observer, Problem, Resumption, State, Status, Step
 from .em import EM
 from .stopping import Stop, Tolerance
 
@@ -40,6 +41,7 @@ def fit(
     stop: Stop | None = None,
     generator: torch.Generator | int | None = None,
     observers: Sequence[Observer] = (),
+    resume: Resumption | None = None,
 ) -> FitResult:
     """Fit a mixture to data, in place, and say how it went.
 
@@ -60,6 +62,8 @@ def fit(
         generator: a torch generator on the CPU or a seed: everything random comes from it, so
             equal seeds give equal fits. torch's global generator if not given.
         observers: told about every step.
+        resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
+            else must be as it was then.
 
     Returns:
         What was found and how. A fit that does not converge is no error: its status says so, and
@@ -80,105 +84,149 @@ def fit(
         ('CONVERGED', True)
     """
     method = EM() if method is None else method
-    stop = Tolerance() if stop is None else stop
-    generator = _as_generator(generator)
     checks.check_count("n_init", n_init)
-    problem = Problem(_open(mixture, data, weights), generator)
+    problem = Problem(_open(mixture, data, weights), _as_generator(generator))
     seeding = _seeding(init, mixture)
     if n_init > 1 and isinstance(seeding, Start):
         raise InputError(f"n_init={n_init} runs from one and the same start would all be equal")
     mixture.materialize(problem.source.n_features)
+    climb = _Climb(problem, method, stop or Tolerance(), tuple(observers), n_init)
+    begun = _Begun(climb, resume, mixture)
     for observer in observers:
         observer.on_start(problem, method, n_init)
-    best: FitResult | None = None
+    done: FitResult | None = None
     try:
-        for run in range(n_init):
-            start = seeding(
-                problem.source, mixture.n_components, mixture.family, method.reg_covar, generator
-            )
-            result = _run(mixture, problem, method, stop, start, observers, (run + 1, n_init), best)
-            best = _better(best, result)
+        while begun.run <= n_init:
+            if begun.state is None:
+                begun.state = _first_state(climb, seeding, mixture)
+            begun.best = _better(begun.best, climb.to_the_end(begun))
+            begun.run, begun.state, begun.history = begun.run + 1, None, []
+        done = begun.best
     finally:
-        if best is not None:
-            mixture.assign(best.parameters)
+        begun.keep(mixture)
         for observer in observers:
-            observer.on_end(best)
-    assert best is not None
-    if best.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
-        warnings.warn(f"{best}", ConvergenceWarning, stacklevel=_caller())
-    return best
+            observer.on_end(done)
+    assert done is not None
+    if done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
+        warnings.warn(f"{done}", ConvergenceWarning, stacklevel=_caller())
+    return done
 
 
-def _run(
-    mixture: GaussianMixture,
-    problem: Problem,
-    method: Method,
-    stop: Stop,
-    start: Parameters,
-    observers: Sequence[Observer],
-    run: tuple[int, int],
-    best: FitResult | None,
-) -> FitResult:
-    """Steps from one start until the rule is met or the budget spent."""
-    state = method.init(start, problem)
-    history: list[Step] = []
-    status = Status.BUDGET_SPENT
-    peak, peak_at, at_peak = -math.inf, 0, state
-    try:
-        while len(history) < method.max_iter:
-            entered, began = state, time.perf_counter()
-            state, step = method.step(state, problem)
+def _first_state(climb: _Climb, seeding: Seeding, mixture: GaussianMixture) -> State:
+    problem, method = climb.problem, climb.method
+    start = seeding(
+        problem.source, mixture.n_components, mixture.family, method.reg_covar, problem.generator
+    )
+    return method.init(start, problem)
+
+
+class _Begun:
+    """How far a fit has come: the one place that changes while it runs."""
+
+    def __init__(self, climb: _Climb, resume: Resumption | None, mixture: GaussianMixture) -> None:
+        self.run = 1
+        self.state: State | None = None
+        self.history: list[Step] = []
+        self.best: FitResult | None = None
+        if resume is None:
+            return
+        p = resume.state.parameters
+        wanted = (mixture.n_components, climb.problem.source.n_features, mixture.family)
+        if (p.n_components, p.n_features, p.family) != wanted:
+            raise InputError(
+                f"the fit to resume has K={p.n_components}, D={p.n_features}, {p.family.name}; "
+                f"this one has K={wanted[0]}, D={wanted[1]}, {wanted[2].name}"
+            )
+        self.run, self.state = resume.run, resume.state
+        self.history, self.best = list(resume.history), resume.best
+        climb.problem.generator.set_state(resume.generator)
+
+    def keep(self, mixture: GaussianMixture) -> None:
+        """Copy the best that there is into the mixture."""
+        kept = None if self.best is None else self.best.parameters
+        reached = self.history[-1].log_likelihood if self.history else -math.inf
+        if self.state is not None and (self.best is None or reached > self.best.log_likelihood):
+            kept = self.state.parameters
+        if kept is not None:
+            mixture.assign(kept)
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """One run after another, from a state to its end."""
+
+    problem: Problem
+    method: Method
+    stop: Stop
+    observers: tuple[Observer, ...]
+    n_init: int
+
+    def to_the_end(self, begun: _Begun) -> FitResult:
+        """Steps until the rule is met, the budget spent, or no step is possible."""
+        status = None if not begun.history else self._verdict(begun.history)
+        while status is None and len(begun.history) < self.method.max_iter:
+            assert begun.state is not None
+            started = time.perf_counter()
+            state, step = self.method.step(begun.state, self.problem)
             if not math.isfinite(step.log_likelihood):
-                state, status = entered, Status.DIVERGED
+                status = Status.ENDED if step.last and not step.rows else Status.DIVERGED
                 break
-            history.append(_timed(step, time.perf_counter() - began))
-            if step.log_likelihood > peak:
-                peak, peak_at, at_peak = step.log_likelihood, len(history), entered
-            _tell(observers, history, method, problem, run, state)
-            levels = [s.log_likelihood for s in history]
-            if step.rescued == 0 and stop.met(levels):
-                status = Status.CONVERGED
-                break
-            if step.last:
-                status = Status.ENDED
-                break
-            if len(history) - peak_at >= _STALL:
-                state, status = at_peak, Status.STALLED
-                break
-    except BaseException:
-        if best is None:  # keep what was computed
-            mixture.assign(state.parameters)
-        raise
-    return FitResult(state.parameters, status, tuple(history), state)
+            begun.state = state
+            begun.history.append(dataclasses.replace(step, seconds=time.perf_counter() - started))
+            self._tell(begun)
+            status = self._verdict(begun.history)
+        assert begun.state is not None
+        return FitResult(
+            begun.state.parameters,
+            status or Status.BUDGET_SPENT,
+            tuple(begun.history),
+            begun.state,
+        )
 
+    def _verdict(self, history: Sequence[Step]) -> Status | None:
+        levels = [step.log_likelihood for step in history]
+        if history[-1].rescued == 0 and self.stop.met(levels):
+            return Status.CONVERGED
+        if history[-1].last:
+            return Status.ENDED
+        if len(levels) - 1 - levels.index(max(levels)) >= _STALL:
+            return Status.STALLED
+        return None
 
-def _tell(
-    observers: Sequence[Observer],
-    history: list[Step],
-    method: Method,
-    problem: Problem,
-    run: tuple[int, int],
-    state: State,
-) -> None:
-    if not observers:
-        return
-    last = history[-1]
-    change = last.log_likelihood - history[-2].log_likelihood if len(history) > 1 else math.inf
-    event = Event(last, len(history), method.max_iter, change, last.rows, *run, state)
-    for observer in observers:
-        observer.on_step(event)
-
-
-def _timed(step: Step, seconds: float) -> Step:
-    return dataclasses.replace(step, seconds=seconds)
+    def _tell(self, begun: _Begun) -> None:
+        if not self.observers:
+            return
+        history = tuple(begun.history)
+        last = history[-1]
+        change = last.log_likelihood - history[-2].log_likelihood if history[1:] else math.inf
+        assert begun.state is not None
+        event = Event(
+            last,
+            len(history),
+            self.method.max_iter,
+            change,
+            last.rows,
+            begun.run,
+            self.n_init,
+            begun.state,
+            history,
+            begun.best,
+        )
+        for observer in self.observers:
+            observer.on_step(event)
 
 
 def _better(best: FitResult | None, result: FitResult) -> FitResult:
     runs = (*(best.runs if best else ()), result.log_likelihood)
     kept = result
-    if best is not None and not result.log_likelihood > best.log_likelihood:
+    if best is not None and not _level(result) > _level(best):
         kept = best
     return FitResult(kept.parameters, kept.status, kept.history, kept.state, runs)
+
+
+def _level(result: FitResult) -> float:
+    """What runs are compared by; one that diverged at its first step is below all others."""
+    return -math.inf if math.isnan(result.log_likelihood) else result.log_likelihood
 
 
 def _open(mixture: GaussianMixture, data: Any, weights: Any) -> Checked:
@@ -225,9 +273,7 @@ def _caller() -> int:
     import sys
 
     depth, frame = 1, sys._getframe(1)
-    package = __name__.split(".")[0]
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith(
-        (package, "torch.")
-    ):
+    inside = (__name__.split(".")[0] + ".", "torch.")
+    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(inside):
         depth, frame = depth + 1, frame.f_back
     return depth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class OnlineState(State):
     Attributes:
         running: the mixture of the last M-step; with averaging `parameters` is another.
         moments: running statistics per row, about the means of `running`: their `rows` is 1.
-        average: averaged statistics, about the same means, or None.
+        average: averaged statistics, about the same means.
+        lead: by how many nats per row the averaged mixture was the better one lately.
         seen: `(K,)` weight that every component has seen.
         rows_seen: weight of all rows so far: the clock of the step sizes.
         epoch: passes completed.
@@ -38,8 +40,9 @@ class OnlineState(State):
 
     running: Parameters = field(kw_only=True)
     moments: Moments = field(kw_only=True)
-    average: Moments | None = field(kw_only=True)
+    average: Moments = field(kw_only=True)
     seen: Tensor = field(kw_only=True)
+    lead: float = -math.inf
     rows_seen: float = 0.0
     epoch: int = 0
     position: int = 0
@@ -52,21 +55,22 @@ class OnlineEM(Method):
 
     Statistics per row follow the data, `s <- (1 - g) s + g s(batch)`, and after each batch come
     the parameters that maximise their likelihood: a natural-gradient step of size g. The step
-    sizes fall as `(t + offset) ** -exponent`, where t counts *rows*, in units of the rows that
-    the mixture needs to be estimated once (`K * min_rows` of the family). So they do not depend
-    on how the rows are cut into batches. A component keeps mean and covariance until it has
+    sizes fall as `(t + offset) ** -exponent`, where t counts *rows*, in units of half the rows
+    that the mixture needs to be estimated once (`K * min_rows` of the family). So they do not
+    depend on how the rows are cut into batches. The defaults are the best compromise of a study
+    (`benchmarks/online_defaults.py`). A component keeps mean and covariance until it has
     seen enough rows for a covariance.
 
     One step is one pass over the source, or `rows_per_step` rows of it.
 
     Args:
         max_iter: most steps.
-        batch_size: rows between M-steps; the unit of rows above, within 512 and 16,384, if not
-            given.
+        batch_size: rows between M-steps; half that unit, within 1,024 and 16,384, if not given.
         exponent: how fast step sizes fall, above 0.5 and at most 1.
         offset: of the clock; a larger one trusts the start more.
-        average: give the mixture of averaged statistics (Polyak & Juditsky 1992, with weights that
-            favour the later ones, Shamir & Zhang 2013): less noise, more lag.
+        average: whether the answer is the mixture of averaged statistics (Polyak & Juditsky 1992,
+            with weights that favour the later ones, Shamir & Zhang 2013): less noise, more lag.
+            `auto` asks now and then which of the two explains the next batch better.
         forget: for streams that drift: rows after which the past has lost most of its weight
             (its share falls by e). The statistics then never settle.
         rows_per_step: rows of one step; a whole pass if not given. Endless streams need it.
@@ -88,8 +92,8 @@ class OnlineEM(Method):
     max_iter: int = 10
     batch_size: int | None = None
     exponent: float = 0.7
-    offset: float = 4.0
-    average: bool = False
+    offset: float = 1.0
+    average: Literal["auto", "always", "never"] = "auto"
     forget: float | None = None
     rows_per_step: int | None = None
     reg_covar: float = 1e-6
@@ -118,38 +122,41 @@ class OnlineEM(Method):
             parameters,
             running=parameters,
             moments=moments,
-            average=moments if self.average else None,
+            average=moments,
             seen=torch.zeros_like(moments.weight),
             seed=int(torch.randint(2**62, (), generator=problem.generator)),
         )
 
     def unit(self, parameters: Parameters) -> int:
-        """Rows that this mixture needs to be estimated once: the clock's tick."""
-        return parameters.n_components * parameters.family.min_rows(parameters.n_features)
+        """The clock's tick: half the rows that this mixture needs to be estimated once."""
+        needed = parameters.n_components * parameters.family.min_rows(parameters.n_features)
+        return max(1, needed // 2)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
         assert isinstance(state, OnlineState)
         kernel = as_kernel(self.kernel)
-        size = self.batch_size or min(max(self.unit(state.parameters), 512), 16_384)
-        sums = StepSums()
+        size = self.batch_size or min(max(self.unit(state.parameters) // 2, 1024), 16_384)
+        sums, mid_pass = StepSums(), state.position > 0
         for batch in problem.batches(size, state.seed, state.epoch, state.position):
-            state, after, moments = self._batch(state, batch, kernel)
+            moments = kernel.accumulate(batch.x, batch.w, state.running)
+            if not moments.is_finite():
+                return state, Step(math.nan, sums.rows, kernel=kernel.name)
+            state, after = self._learn(state, batch, moments, kernel)
             sums.add(len(batch.x), moments, after)
             if self.rows_per_step is not None and sums.rows >= self.rows_per_step:
                 break
         else:
             state = replace(state, epoch=state.epoch + 1, position=0)
         last = state.position == 0 and not problem.source.replayable
-        if not last and not sums.rows:  # the step before ended exactly at the end of the pass
+        if mid_pass and not sums.rows and not last:  # the step before ended where the pass did
             return self.step(state, problem)
         state = replace(state, step=state.step + 1, parameters=self._answer(state))
         return state, sums.step(kernel.name, last=last)
 
-    def _batch(
-        self, state: OnlineState, batch: Block, kernel: Kernel
-    ) -> tuple[OnlineState, MStep, Moments]:
+    def _learn(
+        self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel
+    ) -> tuple[OnlineState, MStep]:
         before = state.running
-        moments = kernel.accumulate(batch.x, batch.w, before)
         weight = float(moments.rows)
         gain = self._gain(state.rows_seen, weight, self.unit(before))
         mixed = state.moments * (1 - gain) + moments * (gain / weight)
@@ -167,25 +174,29 @@ class OnlineEM(Method):
         )
         mixed = _restarted(mixed, after)
         clock = state.rows_seen + weight
-        average = state.average
-        if average is not None:
-            share = min(1.0, (_FAVOUR + 1) * weight / (clock + _FAVOUR * weight))
-            average = average * (1 - share) + mixed * share
-            average = before.family.moved(average, after.parameters.means)
-        return (
-            replace(
-                state,
-                running=after.parameters,
-                moments=before.family.moved(mixed, after.parameters.means),
-                average=average,
-                seen=torch.where(after.rescued, 0, seen),
-                rows_seen=clock,
-                position=state.position + 1,
-                rescues=state.rescues + int(after.rescued.sum()),
-            ),
-            after,
-            moments,
+        share = min(1.0, (_FAVOUR + 1) * weight / (clock + _FAVOUR * weight))
+        average = state.average * (1 - share) + mixed * share
+        means = after.parameters.means
+        state = replace(
+            state,
+            running=after.parameters,
+            moments=before.family.moved(mixed, means),
+            average=before.family.moved(average, means),
+            lead=self._lead(state, batch, moments, kernel),
+            seen=torch.where(after.rescued, 0, seen),
+            rows_seen=clock,
+            position=state.position + 1,
+            rescues=state.rescues + int(after.rescued.sum()),
         )
+        return state, after
+
+    def _lead(self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel) -> float:
+        """How the averaged mixture fares on a batch that neither has learnt from yet."""
+        if self.average != "auto" or state.position % _EVERY != _EVERY - 1:
+            return state.lead
+        averaged = kernel.accumulate(batch.x, batch.w, self._averaged(state))
+        lead = float(averaged.mean_log_prob - moments.mean_log_prob)
+        return lead if math.isinf(state.lead) else 0.7 * state.lead + 0.3 * lead
 
     def _gain(self, clock: float, weight: float, unit: int) -> float:
         """The share of the batch: `1 - exp(-integral of (t + offset)^-exponent)` over its rows.
@@ -203,14 +214,18 @@ class OnlineEM(Method):
         return -math.expm1(-decay)
 
     def _answer(self, state: OnlineState) -> Parameters:
-        if state.average is None:
-            return state.running
+        favoured = self.average == "always" or (self.average == "auto" and state.lead > 0)
+        return self._averaged(state) if favoured else state.running
+
+    def _averaged(self, state: OnlineState) -> Parameters:
         averaged, hopeless = from_moments(state.average, state.running.family, self.reg_covar)
         return state.running if bool(hopeless.any()) else averaged
 
 
 # weight of later statistics in the average: 0 is the plain mean of all
 _FAVOUR = 3.0
+# the averaged mixture is tried on one batch in so many
+_EVERY = 8
 
 
 def _restarted(moments: Moments, after: MStep) -> Moments:

@@ -6,13 +6,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..checks import check_count
+from ..errors import InputError
+
 __all__ = ["Aitken", "RelativeTolerance", "Stop", "Tolerance"]
 
 
 class Stop(ABC):
     """A stopping rule. Fields are its configuration."""
 
+    tol: float
     patience: int
+
+    def __post_init__(self) -> None:
+        check_count("patience", self.patience)
+        if not self.tol >= 0:
+            raise InputError(f"tol must be at least 0, got {self.tol}")
 
     @abstractmethod
     def met_at(self, history: Sequence[float]) -> bool:

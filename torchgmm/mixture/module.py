@@ -91,8 +91,12 @@ class GaussianMixture(MixtureTensors):
         rows = self._rows(x)
         return self._by_chunk(rows, lambda joint: joint.argmax(-2), dtype=torch.int64)
 
+    @torch.no_grad()
     def score(self, x: Any, weights: Any = None) -> Tensor:
-        """Mean log-likelihood per row, `(*B,)`, in nats; with row weights `(N,)` their mean."""
+        """Mean log-likelihood per row, `(*B,)`, in nats; with row weights `(N,)` their mean.
+
+        A figure to look at: no gradient is kept. For training take `log_prob(x).mean()`.
+        """
         rows, w = self._weighted_rows(x, weights)
         log_prob = self.log_prob(rows)
         return log_prob.mean(-1) if w is None else (log_prob * w).sum(-1) / w.sum()
@@ -154,7 +158,9 @@ class GaussianMixture(MixtureTensors):
         count = torch.Size(sample_shape).numel()
         k, d = self.means.shape[-2:]
         weights = self.weights.reshape(-1, k)
-        labels = torch.multinomial(weights, count, replacement=True, generator=generator)  # (B, n)
+        # multinomial refuses to draw nothing
+        labels = torch.multinomial(weights, max(1, count), replacement=True, generator=generator)
+        labels = labels[:, :count]  # (B, n)
         noise = torch.randn(
             (len(weights), count, d), dtype=self.dtype, device=self.device, generator=generator
         )
@@ -163,14 +169,13 @@ class GaussianMixture(MixtureTensors):
         factor = factor.reshape(-1, heads, *factor.shape[len(self.batch_shape) + 1 :])
         means = self.means.reshape(-1, k, d)
         for b in range(len(weights)):
-            for j in (
-                labels[b].bincount().nonzero().flatten().tolist()
-            ):  # one factor at a time: no (n, D, D) gather
+            # one factor at a time: no (n, D, D) gather
+            for j in labels[b].bincount().nonzero().flatten().tolist():
                 mine = labels[b] == j
                 own = factor[b, j if heads > 1 else 0]
                 noise[b, mine] = means[b, j] + self.family.colour(noise[b, mine], own)
-        rows = noise.transpose(0, 1).reshape(*sample_shape, *self.batch_shape, d)
-        return rows, labels.mT.reshape(*sample_shape, *self.batch_shape)
+        shape = (*sample_shape, *self.batch_shape)
+        return noise.transpose(0, 1).reshape(*shape, d), labels.mT.reshape(shape)
 
     @torch.no_grad()
     def entropy(

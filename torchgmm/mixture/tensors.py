@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, distributions, nn
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from .. import checks
 from ..covariance import Family, as_family
+from ..data import arrays
 from ..errors import InputError, NotSizedError
 from ..parameters import Parameters
 
@@ -240,5 +240,5 @@ class MixtureTensors(nn.Module):
 
 
 def as_tensor(x: Any) -> Tensor:
-    """A tensor from anything array-like."""
-    return x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    """A tensor from anything array-like; a tensor keeps its gradients."""
+    return x if isinstance(x, Tensor) else arrays.as_tensor(arrays.as_table(x))
