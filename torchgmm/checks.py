@@ -76,13 +76,21 @@ def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0)
         raise InputError(f"rows have {shape[-1]} columns, the mixture has n_features={n_features}")
 
 
-def check_finite(x: Tensor, dtype: torch.dtype, *, offset: int = 0, what: str = "rows") -> None:
+def check_finite(
+    x: Tensor,
+    dtype: torch.dtype,
+    *,
+    offset: int = 0,
+    kept: Tensor | None = None,
+    what: str = "rows",
+) -> None:
     """Refuse NaN, infinities, and values whose squares `dtype` cannot sum.
 
     Args:
         x: `(..., N, D)`, any real dtype.
         dtype: the dtype of the computation.
         offset: number of the first row, for the message.
+        kept: `(N,)` numbers of the rows, counted from `offset`, where they are not consecutive.
         what: the name of the argument, for the message.
 
     Raises:
@@ -101,6 +109,7 @@ def check_finite(x: Tensor, dtype: torch.dtype, *, offset: int = 0, what: str = 
     bad = ~torch.isfinite(x)
     if bool(bad.any()):
         *_, row, column = (int(i) for i in bad.nonzero()[0])
+        row = row if kept is None else int(kept[row])
         raise InputError(
             f"{what} hold {int(bad.sum())} NaN or infinite value(s), the first {float(x[bad][0])} "
             f"in row {offset + row}, column {column}: drop those rows, fill them, or give them "
@@ -123,13 +132,26 @@ def _check_integers(x: Tensor, what: str) -> None:
         )
 
 
-def check_weights(weights: Any, n_rows: int) -> Tensor:
+def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
     """Row weights as a float64 tensor `(N,)` on the CPU or their own device.
+
+    Args:
+        weights: one number per row.
+        n_rows: N.
+        part: these are the weights of some rows only, which may all be zero.
 
     Raises:
         InputError: wrong size, negative, not finite, or all zero.
     """
-    w = torch.as_tensor(weights).detach()
+    if isinstance(weights, Tensor):
+        w = weights.detach()
+    else:
+        try:
+            table = np.asarray(weights)
+            numbers = table.dtype.kind in "fiub"
+            w = torch.from_numpy(np.array(table, dtype=np.float64 if numbers else table.dtype))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"weights must be numbers, one per row: {error}") from error
     if w.dtype.is_complex:
         raise InputError(f"weights must be real, got {w.dtype}")
     if tuple(w.shape) != (n_rows,):
@@ -148,6 +170,6 @@ def check_weights(weights: Any, n_rows: int) -> Tensor:
             f"weights hold {int((w < 0).sum())} negative value(s), the least {float(w.min()):g} "
             f"in row {int(w.argmin())}: weights count rows"
         )
-    if not float(w.sum()) > 0:
+    if not part and not float(w.sum()) > 0:
         raise InputError(f"all {n_rows} weights are zero: nothing is left to fit or score")
     return w

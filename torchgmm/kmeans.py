@@ -88,12 +88,12 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     Rows and centres are compared about the mean of the centres, so that an offset common to all
     costs no digits.
     """
-    origin = centres.double().mean(0)
-    near = (centres.double() - origin).to(x.dtype)
+    origin = centres.mean(0).to(x.dtype)  # rounded once: the same shift on both sides
+    near = (centres.double() - origin.double()).to(x.dtype)
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), dtype=x.dtype, device=x.device)
     for part in _parts(x, len(centres)):
-        rows = x[part] - origin.to(x.dtype)
+        rows = x[part] - origin
         distance = _distances(rows, near)
         torch.min(distance, dim=1, out=(distances[part], labels[part]))
     return labels, distances
@@ -114,10 +114,11 @@ def _centroids(
         sums += (member.mT @ x[part]).double()
     empty = total <= 0
     centres = sums / total.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    n_empty = int(empty.sum())
-    if n_empty:
+    if bool(empty.any()):
         reach = distances if w is None else distances * (w > 0)
-        centres[empty] = x[reach.topk(min(n_empty, len(x))).indices].double()[:n_empty]
+        moved = empty.nonzero().squeeze(1)[: len(x)]  # more clusters than rows: the rest stay
+        centres[empty] = old[empty]
+        centres[moved] = x[reach.topk(len(moved)).indices].double()
     return centres
 
 

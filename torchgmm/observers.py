@@ -58,6 +58,7 @@ class Progress(Observer):
         self._bar = tqdm(
             total=method.max_iter * n_init, unit="step", file=self.file, dynamic_ncols=True
         )
+        self._bar.set_postfix_str("seeding")
 
     def on_step(self, event: Event) -> None:
         """Move the bar."""

@@ -14,14 +14,14 @@ from .mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Ellipse
 
 __all__ = ["COLOURS", "eigenpatches", "ellipses", "history", "marginal"]
 
 # Okabe & Ito (2008): told apart with every common kind of colour blindness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00", "#000000")
-_GREY = "0.55"
 _GRID = 160  # points along an axis of the density
-_DEPTH = 10.0  # nats below the summit down to which the density is drawn
+_SHARES = (0.99, 0.95, 0.8, 0.6, 0.4, 0.2)  # of the mixture within the drawn levels of density
 _MOST_ROWS = 4000  # dots beyond this only hide one another
 
 
@@ -31,7 +31,8 @@ def ellipses(
 ) -> Axes:
     """The components as ellipses of 1 and 2 standard deviations, over the log-density.
 
-    A mixture of more than two features is drawn in the plane of the two leading principal axes
+    The levels of the density bound the densest regions that hold 20 % to 99 % of the mixture. A
+    mixture of more than two features is drawn in the plane of the two leading principal axes
     of its total covariance: every component is projected, and so is the density.
 
     Args:
@@ -94,8 +95,8 @@ def marginal(
         ax.hist(dots[:, 0], bins="auto", density=True, color="0.85", label="rows")
     if mixture.n_components <= len(COLOURS):
         for k, colour in enumerate(COLOURS[: mixture.n_components]):
-            ax.plot(grid, joint[:, k], "--", color=colour, linewidth=1.2)
-    ax.plot(grid, joint.sum(-1), color="black", linewidth=1.6, label="mixture")
+            ax.plot(grid, joint[:, k], "--", color=colour, linewidth=1.3, zorder=3)
+    ax.plot(grid, joint.sum(-1), color="black", linewidth=1.6, label="mixture", zorder=2)
     ax.set(xlabel=_name(names, feature), ylabel="density", xlim=(low[0], high[0]))
     return ax
 
@@ -111,10 +112,10 @@ def eigenpatches(
 ) -> Axes:
     """Means and leading eigenvectors of the heaviest components as little images.
 
-    One component to a row, its weight beside it: first the mean, then the eigenvectors of its
-    covariance with the largest eigenvalues, each in its own grey scale (an eigenvector has no
-    sign). A component with a diagonal covariance has no such vectors: its standard deviations
-    are shown.
+    One component to a row, its weight beside it: first the mean (all means on one grey scale),
+    then the eigenvectors of its covariance with the largest eigenvalues (each on its own, zero in
+    the middle; an eigenvector has no sign). A component with a diagonal covariance has no such
+    vectors: its standard deviations are shown.
 
     Args:
         mixture: whose features are the pixels of an image, row by row.
@@ -126,15 +127,19 @@ def eigenpatches(
     Raises:
         InputError: the number of features is not that of such an image.
     """
-    height, width = _image_shape(_features(mixture), shape)
+    shape = height, width = _image_shape(_features(mixture), shape)
     weights, order = mixture.weights.sort(descending=True)
     order = order[:components]
-    tiles = torch.cat([mixture.means.double()[order, None], _axes_of(mixture, order, patches)], 1)
+    means = mixture.means.double()[order]
+    scaled = 2 * (means - means.min()) / (means.max() - means.min()).clamp_min(1e-300) - 1
+    vectors = _axes_of(mixture, order, patches)
+    vectors = vectors / vectors.abs().amax(-1, keepdim=True)
+    tiles = torch.cat([scaled.unsqueeze(1), vectors], 1)
     canvas = np.full((len(order) * (height + 1) - 1, tiles.shape[1] * (width + 1)), np.nan)
     for i, row in enumerate(tiles.cpu().numpy()):
         for j, tile in enumerate(row):
             across = j * (width + 1) + (j > 0)  # a wider gap after the mean
-            canvas[i * (height + 1) :, across:][:height, :width] = _normal(tile, height, width)
+            canvas[i * (height + 1) :, across:][:height, :width] = tile.reshape(shape)
     ax.imshow(canvas, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
     _label_tiles(ax, weights[: len(order)].tolist(), order.tolist(), tiles.shape[1], height, width)
     return ax
@@ -240,37 +245,53 @@ def _window(flat: GaussianMixture, dots: np.ndarray) -> tuple[np.ndarray, np.nda
 def _density(flat: GaussianMixture, ax: Axes, low: np.ndarray, high: np.ndarray) -> None:
     across, up = (np.linspace(low[i], high[i], _GRID) for i in range(2))
     grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
-    level = flat.log_prob(grid).reshape(_GRID, _GRID).numpy()
-    top = float(level.max())
-    steps = np.linspace(top - _DEPTH, top, 11)
-    drawn = ax.contourf(across, up, level, levels=steps, cmap="Blues", extend="min", zorder=0)
-    ax.contour(across, up, level, levels=steps, colors="white", linewidths=0.4, zorder=1)
-    bar = ax.figure.colorbar(drawn, ax=ax, format="%.1f", pad=0.02)
-    bar.set_label("log-density (nats)")
+    height = flat.log_prob(grid).reshape(_GRID, _GRID).numpy()
+    own = flat.log_prob(flat.sample((4096,), torch.Generator().manual_seed(0))).numpy()
+    levels = np.quantile(own, [1 - share for share in _SHARES])
+    steps = [*levels, max(float(own.max()), float(height.max())) + 1e-9]
+    greys = [str(0.96 - 0.075 * i) for i in range(len(levels))]
+    drawn = ax.contourf(across, up, height, levels=steps, colors=greys, zorder=0)
+    bar = ax.figure.colorbar(drawn, ax=ax, ticks=levels, spacing="uniform", pad=0.02)
+    pairs = zip(levels, _SHARES, strict=True)
+    bar.ax.set_yticklabels([f"{level:.1f}  ({share:.0%})" for level, share in pairs])
+    bar.set_label("log-density in nats (share of the mixture inside)")
 
 
 def _draw_components(flat: GaussianMixture, ax: Axes) -> None:
-    from matplotlib.patches import Ellipse
-
     weights, means = flat.weights.tolist(), flat.means.detach().numpy()
-    values, vectors = torch.linalg.eigh(flat.covariances)
     few = len(weights) <= len(COLOURS)
     for k, weight in enumerate(weights):
-        colour = COLOURS[k] if few else COLOURS[1]
-        width, height = 2 * values[k].sqrt().numpy()  # eigenvalues ascend: height is the longer
-        angle = float(torch.rad2deg(torch.atan2(vectors[k, 1, 0], vectors[k, 0, 0])))
-        shade = 1.0 if few else 0.25 + 0.75 * weight / max(weights)
-        for scale, line in ((1, "-"), (2, "--")):
-            shape = Ellipse(means[k], scale * width, scale * height, angle=angle, fill=False)
-            shape.set(edgecolor=colour, linestyle=line, linewidth=1.6, alpha=shade, zorder=3)
+        colour = COLOURS[k] if few else COLOURS[0]
+        shade = 1.0 if few else 0.2 + 0.8 * weight / max(weights)
+        for scale, line in ((1, "-"), (2, "--")) if few else ((2, "-"),):
+            shape = _ellipse(means[k], flat.covariances[k], scale)
+            shape.set(edgecolor=colour, linestyle=line, linewidth=1.5, alpha=shade, zorder=3)
             ax.add_patch(shape)
         if few:
             _label(ax, f"{weight:.2f}", means[k], colour)
 
 
+def _ellipse(mean: np.ndarray, covariance: Tensor, scale: float) -> Ellipse:
+    from matplotlib.patches import Ellipse
+
+    values, vectors = torch.linalg.eigh(covariance)
+    width, height = (2 * scale * values.sqrt()).tolist()
+    angle = float(torch.rad2deg(torch.atan2(vectors[1, 0], vectors[0, 0])))
+    return Ellipse((float(mean[0]), float(mean[1])), width, height, angle=angle, fill=False)
+
+
 def _label(ax: Axes, text: str, at: np.ndarray, colour: str) -> None:
     box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
-    ax.annotate(text, at, color=colour, fontsize=9, ha="center", va="center", bbox=box, zorder=4)
+    ax.annotate(
+        text,
+        (float(at[0]), float(at[1])),
+        color=colour,
+        fontsize=9,
+        ha="center",
+        va="center",
+        bbox=box,
+        zorder=4,
+    )
 
 
 def _name(names: Sequence[str] | None, feature: int) -> str:
@@ -288,18 +309,12 @@ def _image_shape(n_features: int, shape: tuple[int, int] | None) -> tuple[int, i
 
 
 def _axes_of(mixture: GaussianMixture, order: Tensor, patches: int) -> Tensor:
-    """Leading eigenvectors `(k, patches, D)`; of diagonal covariances the deviations `(k, 1, D)`."""
+    """Leading eigenvectors `(k, patches, D)`; for diagonal families the deviations `(k, 1, D)`."""
     if mixture.family.n_axes == 1:
         return _variances(mixture)[order].sqrt().unsqueeze(1)
     factor = mixture.scale_tril[order].double()
-    vectors = torch.linalg.eigh(factor @ factor.mT).eigenvectors.mT.flip(-2)[:, :patches]
+    vectors: Tensor = torch.linalg.eigh(factor @ factor.mT).eigenvectors.mT.flip(-2)[:, :patches]
     return vectors * _sign(vectors).unsqueeze(-1)
-
-
-def _normal(tile: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Grey levels in -1..1 with 0 in the middle, so that the sign of a pixel is seen."""
-    reach = np.abs(tile).max()
-    return (tile / (reach if reach > 0 else 1.0)).reshape(height, width)
 
 
 def _label_tiles(
@@ -307,7 +322,7 @@ def _label_tiles(
 ) -> None:
     rows = [i * (height + 1) + (height - 1) / 2 for i in range(len(weights))]
     columns = [j * (width + 1) + (j > 0) + (width - 1) / 2 for j in range(n_tiles)]
-    beside = [f"{weight:.3f}  (no. {k})" for weight, k in zip(weights, numbers, strict=True)]
+    beside = [f"no. {k}:  {weight:.3f}" for weight, k in zip(weights, numbers, strict=True)]
     above = ["mean", *(str(j) for j in range(1, n_tiles))]
     if n_tiles == 2:
         above[1] = "deviation"
@@ -315,4 +330,6 @@ def _label_tiles(
     ax.set_xticks(columns, above)
     ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
-    ax.set(ylabel="weight (component)", xlabel="mean, then eigenvectors of the covariance")
+    ax.text(-1.5, -1.5, "weight", ha="right", va="bottom")
+    last = "standard deviations" if n_tiles == 2 else "leading eigenvectors of the covariance"
+    ax.set_xlabel(f"mean, then {last}")

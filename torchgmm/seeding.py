@@ -163,7 +163,10 @@ class Labels(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        labels = torch.as_tensor(self.labels)
+        try:
+            labels = torch.as_tensor(self.labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"labels must be integers, one per row: {error}") from error
         if tuple(labels.shape) != (source.n_rows,) or labels.dtype.is_floating_point:
             raise InputError(
                 f"labels must be one integer per row, ({source.n_rows},), got {labels.dtype} of "

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from .arrays import ArraySource
-from .base import Block, Checked, Source
+from .base import Block, Indexed, Source
+from .checked import Checked
+from .datasets import DatasetSource
 from .door import as_source
-from .files import read_table
+from .encoder import Encoded
+from .files import read_table, table_suffixes
+from .loaders import LoaderSource
 from .recipes import Bundled, Files, ImagePatches, Recipe
+from .shards import ShardSource
 
 __all__ = [
     "ArraySource",
     "Block",
     "Bundled",
     "Checked",
+    "DatasetSource",
+    "Encoded",
     "Files",
     "ImagePatches",
+    "Indexed",
+    "LoaderSource",
     "Recipe",
+    "ShardSource",
     "Source",
     "as_source",
     "read_table",
+    "table_suffixes",
 ]

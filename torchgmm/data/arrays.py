@@ -11,9 +11,9 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from .base import Block, Source, sample_indices
+from .base import Block, Indexed
 
-__all__ = ["ArraySource"]
+__all__ = ["ArraySource", "as_table", "as_tensor"]
 
 # A block is what one call of a kernel gets: large enough that its fixed cost vanishes, small
 # enough that a copy of it (another dtype, a memory map, a device) is never felt.
@@ -22,25 +22,38 @@ _BLOCK_BYTES = 32 * 2**20
 _RUN = 16
 
 
-class ArraySource(Source):
+class ArraySource(Indexed):
     """A table `(N, D)`: a tensor, an ndarray, a memory map. Rows are never copied as a whole.
 
     Args:
         x: the rows; read-only, non-contiguous and foreign-endian arrays are fine.
         weights: one number per row, at least 0.
         block_rows: rows per block, for tests and for those who know better.
+        rows_of_any_shape: rows may have several axes (images); they come flattened, and `shape`
+            says what they were.
 
     Raises:
         InputError: not a table of real numbers, empty, or weights that do not fit.
     """
 
-    def __init__(self, x: Any, weights: Any = None, *, block_rows: int | None = None) -> None:
-        self._x = _as_table(x)
+    def __init__(
+        self,
+        x: Any,
+        weights: Any = None,
+        *,
+        block_rows: int | None = None,
+        rows_of_any_shape: bool = False,
+    ) -> None:
+        self._x = as_table(x)
+        self.shape = tuple(self._x.shape[1:])
+        if rows_of_any_shape and self._x.ndim and 0 not in self._x.shape:
+            self._x = self._x.reshape(len(self._x), -1)
         shape = tuple(self._x.shape)
         checks.check_rows(shape, None)
         self.n_rows: int = shape[0]
         self.n_features = shape[1]
-        self._w = None if weights is None else checks.check_weights(weights, self.n_rows)
+        self.weights = None if weights is None else checks.check_weights(weights, self.n_rows)
+        self.reads = isinstance(x, np.memmap)
         self.dtype = _torch_dtype(self._x)
         checks.compute_dtype(self.dtype, torch.float32)  # refuses complex rows here, not later
         size = max(1, self._x[:1].nbytes)
@@ -49,33 +62,28 @@ class ArraySource(Source):
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
         for start in range(skip * self._block_rows, self.n_rows, self._block_rows):
             part = slice(start, start + self._block_rows)
-            w = None if self._w is None else self._w[part]
-            yield Block(_as_tensor(self._x[part]), w, start)
+            w = None if self.weights is None else self.weights[part]
+            yield Block(as_tensor(self._x[part]), w, start)
 
-    def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
+    def shuffled(self, *, seed: int, epoch: int) -> Iterator[Block]:
         """Short runs of rows from all over the table: a memory map is read in whole pages."""
         n_runs = -(-self.n_rows // _RUN)
         order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n_runs))
-        per_batch = max(1, rows // _RUN)
-        for start in range(skip * per_batch, n_runs, per_batch):
-            runs = order[start : start + per_batch]
+        per_block = max(1, self._block_rows // (32 * _RUN))
+        for start in range(0, n_runs, per_block):
+            runs = order[start : start + per_block]
             index = (runs[:, None] * _RUN + torch.arange(_RUN)).flatten()
-            yield self._take(index[index < self.n_rows])
+            yield self.take(index[index < self.n_rows])
 
-    def sample(self, size: int, generator: torch.Generator) -> Block:
-        if self._w is None:
-            return self._take(torch.from_numpy(sample_indices(self.n_rows, size, generator)))
-        present = self._w.nonzero().squeeze(-1).cpu()
-        return self._take(present[sample_indices(len(present), size, generator)])
-
-    def _take(self, index: Tensor) -> Block:
-        w = None if self._w is None else self._w[index.to(self._w.device)]
+    def take(self, index: Tensor) -> Block:
+        w = None if self.weights is None else self.weights[index.to(self.weights.device)]
         if isinstance(self._x, Tensor):
             return Block(self._x[index.to(self._x.device)], w, 0, index)
-        return Block(_as_tensor(self._x[index.numpy()]), w, 0, index)
+        return Block(as_tensor(self._x[index.numpy()]), w, 0, index)
 
 
-def _as_table(x: Any) -> Tensor | np.ndarray:
+def as_table(x: Any) -> Tensor | np.ndarray:
+    """Numbers as an array or a tensor, without gradients; no copy where none is needed."""
     if isinstance(x, Tensor):
         return x.detach()
     if isinstance(x, np.ndarray):
@@ -94,10 +102,11 @@ def _as_table(x: Any) -> Tensor | np.ndarray:
 
 
 def _torch_dtype(x: Tensor | np.ndarray) -> torch.dtype:
-    return x.dtype if isinstance(x, Tensor) else _as_tensor(x[:1]).dtype
+    return x.dtype if isinstance(x, Tensor) else as_tensor(x[:1]).dtype
 
 
-def _as_tensor(part: Tensor | np.ndarray) -> Tensor:
+def as_tensor(part: Tensor | np.ndarray) -> Tensor:
+    """Rows as torch holds them; no copy where none is needed."""
     if isinstance(part, Tensor):
         return part
     if part.dtype.kind == "f" and part.dtype.itemsize > 8:

@@ -1,4 +1,4 @@
-"""The interface of a source, and the door through which every kind of data comes in."""
+"""The interface of a source, and what sources share: mixing rows, and drawing some of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import checks
 from ..errors import InputError
 
-__all__ = ["Block", "Checked", "Source", "join", "sample_indices"]
+__all__ = ["Block", "Indexed", "Source", "join", "sample_indices", "through_window"]
+
+# Rows that are mixed with each other before batches are cut: many batches, yet bounded memory.
+_WINDOW_ROWS = 65_536
+_WINDOW_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,18 @@ class Source(ABC):
         n_rows: how many rows there are, or None where only reading would tell.
         dtype: of the rows as they are stored.
         replayable: whether the rows can be read again; a one-pass stream cannot.
+        reads: whether blocks come from a disk or a loader, so that reading ahead pays.
     """
 
     n_features: int
     n_rows: int | None
     dtype: torch.dtype
     replayable: bool = True
+    reads: bool = False
+
+    def first(self) -> Block:
+        """The first block. It is not lost: `blocks` gives it again."""
+        return next(self.blocks())
 
     @abstractmethod
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
@@ -76,10 +85,12 @@ class Source(ABC):
     def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
         """All rows in random order, `rows` at a time; the last batch may be smaller.
 
-        Here: blocks in shuffled order go into a window of several batches, which is permuted.
-        Equal arguments give equal batches.
+        Here: blocks in shuffled order go into a window of many rows, which is permuted. Equal
+        arguments give equal batches.
         """
-        mixed = _through_window(self.shuffled(seed=seed, epoch=epoch), rows, (seed, epoch))
+        bytes_per_row = max(1, self.n_features * self.dtype.itemsize)
+        window = max(16 * rows, min(_WINDOW_ROWS, _WINDOW_BYTES // bytes_per_row))
+        mixed = through_window(self.shuffled(seed=seed, epoch=epoch), rows, window, (seed, epoch))
         return itertools.islice(mixed, skip, None)
 
     def sample(self, size: int, generator: torch.Generator) -> Block:
@@ -90,64 +101,42 @@ class Source(ABC):
         return _reservoir(self.blocks(), size, generator)
 
 
-class Checked(Source):
-    """A source as a fit reads it: on the device, in the computation's dtype, checked.
+class Indexed(Source):
+    """A source whose rows can be fetched by number.
 
-    Rows of weight 0 are left out. Finiteness is looked at until one whole pass was clean; the
-    rows do not change after that.
+    Attributes:
+        weights: `(N,)` float64 where they are in memory; None otherwise.
+        weighted: whether weights lie beside the rows, so that only reading tells them.
     """
 
-    def __init__(self, source: Source, dtype: torch.dtype, device: torch.device) -> None:
-        self._source = source
-        self._device = device
-        self._clean = False
-        self.n_features, self.n_rows = source.n_features, source.n_rows
-        self.dtype, self.replayable = dtype, source.replayable
+    n_rows: int
+    weights: Tensor | None = None
+    weighted: bool = False
 
-    def blocks(self, *, skip: int = 0) -> Iterator[Block]:
-        yield from self._all_usable(self._source.blocks(skip=skip))
-        self._clean = self._clean or skip == 0
-
-    def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
-        yield from self._all_usable(self._source.batches(rows, seed=seed, epoch=epoch, skip=skip))
-        self._clean = self._clean or skip == 0
+    @abstractmethod
+    def take(self, index: Tensor) -> Block:
+        """The rows with these numbers `(n,)`, in this order."""
 
     def sample(self, size: int, generator: torch.Generator) -> Block:
-        return self._usable(self._source.sample(size, generator))
-
-    def _all_usable(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        for block in blocks:
-            usable = self._usable(block)
-            if len(usable.x):
-                yield usable
-
-    def _usable(self, block: Block) -> Block:
-        x, w, kept = block.x, block.w, block.kept
-        if w is not None and not bool(w.all()):
-            if not self._clean:  # row numbers in messages stay those of the data
-                checks.check_finite(
-                    torch.where(w[:, None] > 0, x, 0), self.dtype, offset=block.start
-                )
-            kept = w.nonzero().squeeze(-1)
-            x, w = x[kept.to(x.device)], w[kept]
-        elif not self._clean:
-            checks.check_finite(x, self.dtype, offset=block.start)
-        x = x.to(device=self._device, dtype=self.dtype)
-        w = None if w is None else w.to(device=self._device, dtype=self.dtype)
-        return Block(x, w, block.start, kept)
+        if self.weighted:
+            return super().sample(size, generator)
+        if self.weights is None:
+            return self.take(torch.from_numpy(sample_indices(self.n_rows, size, generator)))
+        present = self.weights.nonzero().squeeze(-1).cpu()
+        return self.take(present[sample_indices(len(present), size, generator)])
 
 
-def _through_window(
-    blocks: Iterator[Block], rows: int, key: tuple[int, int], n_batches: int = 16
+def through_window(
+    blocks: Iterator[Block], rows: int, window_rows: int, key: tuple[int, int]
 ) -> Iterator[Block]:
-    """Batches of `rows` rows out of a permuted window of `n_batches` of them."""
+    """Batches of `rows` rows out of a permuted window of at least `window_rows`."""
     waiting: list[Block] = []
     count = 0
     for number, block in enumerate(_with_end(blocks)):
         if block is not None:
             waiting.append(block)
             count += len(block.x)
-            if count < n_batches * rows:
+            if count < window_rows:
                 continue
         if not count:
             return
@@ -171,16 +160,20 @@ def join(blocks: Sequence[Block]) -> Block:
     if len(blocks) == 1:
         return blocks[0]
     x = torch.cat([block.x for block in blocks])
-    numbers = torch.cat([block.numbers() for block in blocks])
-    if all(block.w is None for block in blocks):
-        return Block(x, None, 0, numbers)
-    w = torch.cat(
-        [
-            b.x.new_ones(len(b.x), dtype=torch.float64) if b.w is None else b.w.double()
-            for b in blocks
-        ]
-    )
-    return Block(x, w, 0, numbers)
+    w = None
+    if any(block.w is not None for block in blocks):
+        w = torch.cat([_weights(block) for block in blocks])
+    ends = [block.start + len(block.x) for block in blocks]
+    in_order = all(end == after.start for end, after in zip(ends, blocks[1:], strict=False))
+    if in_order and all(block.kept is None for block in blocks):
+        return Block(x, w, blocks[0].start)
+    return Block(x, w, 0, torch.cat([block.numbers() for block in blocks]))
+
+
+def _weights(block: Block) -> Tensor:
+    if block.w is None:
+        return torch.ones(len(block.x), dtype=torch.float64, device=block.x.device)
+    return block.w.double()
 
 
 def _reservoir(blocks: Iterator[Block], size: int, generator: torch.Generator) -> Block:

@@ -1,17 +1,25 @@
-"""Tables on disk: .npy (memory-mapped), .npz, .csv, .parquet, .safetensors."""
+"""Which files are meant, and which format reads them."""
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import InputError, MissingExtraError
+from .parquet import ParquetTable
+from .tables import Choice, Table, open_npy, open_npz, open_safetensors
+from .text import TextTable
 
-__all__ = ["read_table", "table_suffixes"]
+__all__ = ["Paths", "find_files", "open_table", "read_table", "reading", "table_suffixes"]
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def read_table(
@@ -20,9 +28,10 @@ def read_table(
     columns: Sequence[str] | Sequence[int] | None = None,
     name: str | None = None,
 ) -> Any:
-    r"""The table in a file, `(N, D)`, as an array or tensor.
+    r"""The table in a file, `(N, D)`, as an array (as a tensor where NumPy lacks the dtype).
 
     A `.npy` file is memory-mapped, so it may be larger than memory; the others are read whole.
+    `as_source` reads all of them in blocks.
 
     Args:
         path: a `.npy`, `.npz`, `.csv`, `.parquet` or `.safetensors` file.
@@ -40,135 +49,114 @@ def read_table(
         >>> read_table(file, columns=["b"]).tolist()
         [[2.0], [4.0]]
     """
-    file = Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise InputError(f"{file} {what}: give one of {', '.join(table_suffixes())}")
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        raise InputError(
-            f"{file}: cannot read {file.suffix or 'a file without a suffix'}; "
-            f"known are {', '.join(table_suffixes())}"
-        )
-    try:
-        return reader(file, columns, name)
-    except (InputError, MissingExtraError):
-        raise
-    except Exception as error:
-        raise InputError(f"{file} cannot be read as {file.suffix}: {error}") from error
+    table = open_table(Path(path), Choice(columns, None, name))
+    if table.path.suffix.lower() == ".npy" and columns is None:
+        return np.load(table.path, mmap_mode="r", allow_pickle=False)
+    with reading(table.path, 0, table.n_rows):
+        rows = torch.cat([x for x, _ in table.stream(0, table.n_rows, 2**16)])
+    rows = rows.reshape(-1, *table.shape)
+    return rows if rows.dtype == torch.bfloat16 else rows.numpy()
 
 
 def table_suffixes() -> tuple[str, ...]:
-    """The suffixes that `read_table` knows."""
-    return tuple(_READERS)
+    """The suffixes of the files that can be read."""
+    return tuple(_FORMATS)
 
 
-def _npy(file: Path, columns: Any, name: str | None) -> Any:
-    return _choose(np.load(file, mmap_mode="r", allow_pickle=False), columns, file)
+def find_files(paths: Paths) -> list[Path]:
+    """The files meant by a path, a pattern with `*`, a folder, or a list of these.
+
+    The files of a folder (hidden ones and folders inside it left out) and of a pattern come in the
+    order of their names.
+
+    Raises:
+        InputError: nothing is there; a folder holds no tables, or tables of several formats.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        return _expand(os.fspath(paths))
+    found = [file for path in paths for file in _expand(os.fspath(path))]
+    if not found:
+        raise InputError("the list of files is empty")
+    return found
 
 
-def _npz(file: Path, columns: Any, name: str | None) -> Any:
-    with np.load(file, allow_pickle=False) as archive:
-        return _choose(archive[_pick(file, list(archive.files), name)], columns, file)
+def _expand(path: str) -> list[Path]:
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _inside(place)
+    if glob.has_magic(path) and not place.exists():
+        # Path.glob knows no absolute patterns
+        found = [Path(p) for p in sorted(glob.glob(str(place), recursive=True))]  # noqa: PTH207
+        files = [p for p in found if p.is_file()]
+        if not files:
+            raise InputError(f"no file matches {path} (looked in {Path.cwd()})")
+        return files
+    if not place.exists():
+        hint = "" if place.is_absolute() else f" in {Path.cwd()}"
+        raise InputError(f"{path} does not exist{hint}")
+    return [place]
 
 
-def _safetensors(file: Path, columns: Any, name: str | None) -> Any:
+def _inside(folder: Path) -> list[Path]:
+    known = [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in _FORMATS and file.is_file() and file.name[0] not in "._"
+    ]
+    if not known:
+        raise InputError(
+            f"the folder {folder} holds no file with a suffix of {', '.join(_FORMATS)}: for "
+            f"folders inside it give a pattern, {folder}/**/*.npy"
+        )
+    kinds = sorted({file.suffix.lower() for file in known})
+    if len(kinds) > 1:
+        raise InputError(
+            f"the folder {folder} holds tables of several formats ({', '.join(kinds)}): say which "
+            f"are meant, {folder}/*{kinds[0]}"
+        )
+    return known
+
+
+def open_table(path: Path, choice: Choice) -> Table:
+    """The table in a file: its shape is known, its rows are not read yet."""
+    opened = _FORMATS.get(path.suffix.lower())
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {what}: give one of {', '.join(_FORMATS)}")
+    if opened is None:
+        raise InputError(
+            f"{path}: cannot read {path.suffix or 'a file without a suffix'}; "
+            f"known are {', '.join(_FORMATS)}"
+        )
+    with reading(path):
+        return opened(path, choice)
+
+
+@contextmanager
+def reading(path: Path, start: int | None = None, stop: int | None = None) -> Iterator[None]:
+    """Whatever goes wrong inside names the file and the rows.
+
+    Raises:
+        InputError: from the error inside.
+    """
     try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise MissingExtraError("safetensors", "files", f"reading {file.name}") from error
-    with safe_open(file, framework="pt") as archive:
-        return _choose(archive.get_tensor(_pick(file, list(archive.keys()), name)), columns, file)
+        yield
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        said = str(error) or type(error).__name__
+        if start is None or stop is None:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} cannot be read as {path.suffix}: {said}") from error
+        rows = f"rows {start}..{stop - 1} of {path}"
+        raise InputError(f"{rows} cannot be read: {said}: mend or replace the file") from error
 
 
-def _parquet(file: Path, columns: Any, name: str | None) -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "files", f"reading {file.name}") from error
-    schema = pq.read_schema(file)
-    if columns is not None:
-        columns = [schema.names[c] if isinstance(c, int) else c for c in columns]
-        _check_columns(file, list(schema.names), columns)
-    else:
-        columns = [f.name for f in schema if _is_numeric(pa, f.type)]
-    table = pq.read_table(file, columns=columns)
-    return np.stack([table[c].to_numpy() for c in columns], axis=1)
-
-
-def _is_numeric(pa: Any, kind: Any) -> bool:
-    return bool(
-        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-    )
-
-
-def _csv(file: Path, columns: Any, name: str | None) -> Any:
-    header, skipped = _csv_header(file)
-    if columns is not None and any(isinstance(c, str) for c in columns):
-        _check_columns(file, header, columns)
-        columns = [header.index(c) for c in columns]
-    return np.loadtxt(
-        file,
-        delimiter=",",
-        quotechar='"',
-        skiprows=skipped,
-        usecols=columns,
-        ndmin=2,
-        encoding="utf-8-sig",
-        converters=lambda cell: float(cell.strip() or "nan"),  # text is an error, not a NaN
-    )
-
-
-def _csv_header(file: Path) -> tuple[list[str], int]:
-    """Column names (none if the first line is numbers) and how many lines to skip."""
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines):
-            if line.strip() and not line.startswith("#"):
-                cells = [cell.strip().strip('"') for cell in line.split(",")]
-                return ([], number) if all(map(_is_number, cells)) else (cells, number + 1)
-    raise InputError(f"{file} holds no rows")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text or "nan")
-    except ValueError:
-        return False
-    return True
-
-
-def _choose(table: Any, columns: Any, file: Path) -> Any:
-    if columns is None:
-        return table
-    if any(isinstance(c, str) for c in columns):
-        raise InputError(f"{file}: its columns have no names; give numbers")
-    width = table.shape[-1]
-    wrong = [c for c in columns if not -width <= c < width]
-    if wrong:
-        raise InputError(f"{file} has {width} columns; there is no {wrong}")
-    return table[:, list(columns)]
-
-
-def _pick(file: Path, names: list[str], wanted: str | None) -> str:
-    if wanted is None and len(names) == 1:
-        return names[0]
-    if wanted in names:
-        return str(wanted)
-    said = "holds several arrays" if wanted is None else f"holds no array {wanted!r}"
-    raise InputError(f"{file} {said}: choose name from {', '.join(sorted(names))}")
-
-
-def _check_columns(file: Path, known: list[str], wanted: Sequence[str]) -> None:
-    missing = [c for c in wanted if c not in known]
-    if missing:
-        raise InputError(f"{file} has no column {missing}; it has {known or 'no header'}")
-
-
-_READERS: dict[str, Callable[[Path, Any, str | None], Any]] = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".csv": _csv,
-    ".parquet": _parquet,
-    ".safetensors": _safetensors,
+_FORMATS: dict[str, Callable[[Path, Choice], Table]] = {
+    ".npy": open_npy,
+    ".npz": open_npz,
+    ".csv": TextTable,
+    ".parquet": ParquetTable,
+    ".safetensors": open_safetensors,
 }

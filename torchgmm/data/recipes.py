@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..checks import check_count
 from ..errors import InputError, MissingExtraError
 from .arrays import ArraySource
 from .base import Source
-from .files import read_table
+from .shards import open_files
 
 __all__ = ["Bundled", "Files", "ImagePatches", "Recipe"]
 
@@ -26,32 +26,56 @@ class Recipe(ABC):
     def source(self) -> Source:
         """The rows, ready to be read."""
 
+    def located(self, beside: Path | None = None) -> Recipe:
+        """The same recipe with the paths of its files made absolute.
+
+        A relative path is looked for in the current folder, then in `beside`.
+        """
+        return self
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the columns, where the recipe knows them."""
+        return None
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Height and width, where a row is a greyscale image."""
+        return None
+
 
 @dataclass(frozen=True)
 class Files(Recipe):
-    """A table in a file.
+    """A table in one or many files.
 
     Args:
-        path: a `.npy`, `.npz`, `.csv`, `.parquet` or `.safetensors` file.
-        columns: names or numbers of the columns to use; all numeric ones if not given.
-        name: which array of an `.npz` or `.safetensors` file.
-        weights: a file with one row weight per line or entry.
+        path: a `.npy`, `.npz`, `.csv`, `.parquet` or `.safetensors` file, a pattern with `*`, a
+            folder, or a list of these.
+        columns: names or numbers of the columns to use; all numeric ones but the weights if not
+            given.
+        name: which array of `.npz` or `.safetensors` files.
+        weights: name or number of the column that holds the row weights, or a file (pattern,
+            folder) with one weight per line or entry.
     """
 
-    path: str
+    path: str | list[str]
     columns: list[str] | list[int] | None = None
     name: str | None = None
-    weights: str | None = None
+    weights: str | int | None = None
 
     def source(self) -> Source:
-        table = read_table(self.path, columns=self.columns, name=self.name)
-        return ArraySource(table, None if self.weights is None else self._weights())
+        return open_files(self.path, self.weights, columns=self.columns, name=self.name)
 
-    def _weights(self) -> Any:
-        assert self.weights is not None
-        if Path(self.weights).suffix == ".npy":
-            return np.load(self.weights, allow_pickle=False).reshape(-1)
-        return np.asarray(read_table(self.weights)).reshape(-1)
+    def located(self, beside: Path | None = None) -> Files:
+        weights = _found(self.weights, beside) if isinstance(self.weights, str) else self.weights
+        if isinstance(self.path, str):
+            return replace(self, path=_found(self.path, beside), weights=weights)
+        return replace(self, path=[_found(p, beside) for p in self.path], weights=weights)
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        names = [c for c in self.columns or () if isinstance(c, str)]
+        return tuple(names) if names else None
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,10 @@ class Bundled(Recipe):
             raise InputError(f"no data set {self.name!r}: choose from {', '.join(known)}")
         rows, _ = getattr(datasets, f"load_{self.name}")(return_X_y=True)
         return ArraySource(rows)
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        return (8, 8) if self.name == "digits" else None
 
 
 @dataclass(frozen=True)
@@ -100,6 +128,13 @@ class ImagePatches(Recipe):
             )
         return ArraySource(patches(grey, self.size, subtract_mean=self.subtract_mean))
 
+    def located(self, beside: Path | None = None) -> ImagePatches:
+        return replace(self, image=_found(self.image, beside))
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        return (self.size, self.size)
+
 
 def patches(grey: np.ndarray, size: int, *, subtract_mean: bool = True) -> np.ndarray:
     """Every `size` x `size` patch of an image `(H, W)` as a row, float32."""
@@ -108,6 +143,18 @@ def patches(grey: np.ndarray, size: int, *, subtract_mean: bool = True) -> np.nd
     if subtract_mean:
         rows -= rows.mean(axis=1, keepdims=True)
     return rows
+
+
+def _found(path: str, beside: Path | None) -> str:
+    """The absolute path of what is there; `path` itself if there is nothing."""
+    for folder in (Path(), beside):
+        if folder is not None and path:
+            place = folder / path
+            if place.exists():
+                return str(place.resolve())
+            if "*" in path and glob.glob(str(place), recursive=True):  # noqa: PTH207
+                return str(folder.resolve() / path)
+    return path
 
 
 def _read_grey(image: str) -> np.ndarray:

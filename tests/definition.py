@@ -1,0 +1,131 @@
+"""The mixture as the textbook has it: naive, float64, matrices of full size, one component a time.
+
+Nothing here uses torchgmm's numerics, so that the package can be held against it. `STRUCTURES` has
+one line per covariance family: what its public form means, and what part of a scatter it keeps.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.distributions import MultivariateNormal
+
+from torchgmm import Parameters
+
+
+def _eye(vector, d):
+    return torch.diag_embed(vector[..., None].expand(*vector.shape, d))
+
+
+def _trace(matrix):
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _diagonal(matrix):
+    return matrix.diagonal(dim1=-2, dim2=-1)
+
+
+class Structure(NamedTuple):
+    """What a family is, said with dense matrices `(K, D, D)`."""
+
+    dense: Callable  # public covariances, K, D -> (K, D, D)
+    estimate: Callable  # scatters (K, D, D), counts (K,) -> public covariances
+    reduce: Callable  # scatters (K, D, D) -> Moments.second
+    n_parameters: Callable  # K, D -> int
+
+
+STRUCTURES = {
+    "full": Structure(
+        lambda c, k, d: c,
+        lambda s, n: s / n[:, None, None],
+        lambda s: s,
+        lambda k, d: k * d * (d + 1) // 2,
+    ),
+    "tied": Structure(
+        lambda c, k, d: c.expand(k, d, d),
+        lambda s, n: s.sum(0) / n.sum(),
+        lambda s: s.sum(0, keepdim=True),
+        lambda k, d: d * (d + 1) // 2,
+    ),
+    "diagonal": Structure(
+        lambda c, k, d: torch.diag_embed(c),
+        lambda s, n: _diagonal(s) / n[:, None],
+        _diagonal,
+        lambda k, d: k * d,
+    ),
+    "spherical": Structure(
+        lambda c, k, d: _eye(c, d),
+        lambda s, n: _trace(s) / (n * s.shape[-1]),
+        lambda s: _trace(s)[:, None],
+        lambda k, d: k,
+    ),
+    "tied_diagonal": Structure(
+        lambda c, k, d: torch.diag_embed(c).expand(k, d, d),
+        lambda s, n: _diagonal(s).sum(0) / n.sum(),
+        lambda s: _diagonal(s).sum(0, keepdim=True),
+        lambda k, d: d,
+    ),
+    "tied_spherical": Structure(
+        lambda c, k, d: _eye(c, d).expand(k, d, d),
+        lambda s, n: _trace(s).sum() / (n.sum() * s.shape[-1]),
+        lambda s: _trace(s).sum().reshape(1, 1),
+        lambda k, d: 1,
+    ),
+}
+
+
+class Naive(NamedTuple):
+    """A mixture in plain form, float64."""
+
+    weights: torch.Tensor  # (K,)
+    means: torch.Tensor  # (K, D)
+    covariances: torch.Tensor  # (K, D, D)
+
+
+def naive(parameters: Parameters) -> Naive:
+    """The plain form of one mixture; only the public shape of the covariances is trusted."""
+    family, (k, d) = parameters.family, parameters.means.shape
+    public = family.covariances(parameters.scale.double())
+    dense = STRUCTURES[family.name].dense(public, k, d)
+    return Naive(parameters.logits.double().softmax(-1), parameters.means.double(), dense)
+
+
+def log_joint(x, mixture: Naive):
+    """`log pi_k + log N(x_n; mu_k, Sigma_k)`, `(K, N)`."""
+    normal = MultivariateNormal(mixture.means, mixture.covariances, validate_args=False)
+    return normal.log_prob(x.double()[:, None]).T + mixture.weights.log()[:, None]
+
+
+class Sums(NamedTuple):
+    """What an E-step finds."""
+
+    weight: torch.Tensor  # (K,)
+    first: torch.Tensor  # (K, D)     about the means
+    scatter: torch.Tensor  # (K, D, D)  about the means
+    log_prob: torch.Tensor  # ()
+
+
+def e_step(x, w, mixture: Naive) -> Sums:
+    x = x.double()
+    w = x.new_ones(len(x)) if w is None else w.double()
+    joint = log_joint(x, mixture)
+    r = joint.softmax(0) * w
+    d = x - mixture.means[:, None]  # (K, N, D)
+    return Sums(
+        r.sum(-1),
+        torch.einsum("kn,knd->kd", r, d),
+        torch.einsum("kn,kni,knj->kij", r, d, d),
+        (joint.logsumexp(0) * w).sum(),
+    )
+
+
+def em_step(x, w, parameters: Parameters, floor=0.0):
+    """One EM step: weights `(K,)`, means `(K, D)`, covariances in the family's public form."""
+    before, structure = naive(parameters), STRUCTURES[parameters.family.name]
+    seen = e_step(x, w, before)
+    shift = seen.first / seen.weight[:, None]
+    central = seen.scatter - seen.weight[:, None, None] * shift[:, :, None] * shift[:, None, :]
+    eye = torch.eye(x.shape[-1], dtype=torch.float64)
+    central = central + floor * seen.weight[:, None, None] * eye
+    weights = seen.weight / seen.weight.sum()
+    return weights, before.means + shift, structure.estimate(central, seen.weight)

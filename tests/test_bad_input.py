@@ -1,0 +1,382 @@
+"""Bad input: the right answer, or an error with what was wrong, the numbers and the remedy."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cases import FAMILIES, blobs, drawn
+from torchgmm import EM, ConvergenceWarning, GaussianMixture, InputError, TorchGMMError
+from torchgmm.errors import SingularCovarianceError
+from torchgmm.fitting import RelativeTolerance, Rescue, Tolerance
+
+ROWS = blobs(60, 2, dtype=torch.float32)
+N = len(ROWS)
+
+
+def with_bad(value, *places):
+    x = ROWS.clone()
+    for place in places:
+        x[place] = value
+    return x
+
+
+def weights(value=1.0, *places, size=N):
+    w = torch.ones(size)
+    for place in places:
+        w[place] = value
+    return w
+
+
+# rows, and what the message must say of them
+BAD_ROWS = {
+    "one axis": (ROWS[0], r"table \(N, D\), got shape \(2,\): use x.reshape\(-1, 1\)"),
+    "no axis": (3.0, r"table \(N, D\), got shape \(\)"),
+    "three axes": (ROWS[None], r"rows must be \(N, D\), got shape \(1, 60, 2\): flatten"),
+    "no rows": (ROWS[:0], r"rows are empty: shape \(0, 2\)"),
+    "no columns": (ROWS[:, :0], r"rows are empty: shape \(60, 0\)"),
+    "a NaN": (with_bad(torch.nan, (7, 1)), r"1 NaN or infinite.*nan in row 7, column 1: drop"),
+    "infinities": (
+        with_bad(-torch.inf, (3, 0), (9, 1)),
+        r"2 NaN or infinite.*-inf in row 3, column 0.*weight 0",
+    ),
+    "complex": (ROWS.to(torch.complex64), r"torch.complex64.*real features.*stack real and imag"),
+    "complex array": (ROWS.numpy() + 1j, r"complex.*stack real and imaginary"),
+    "too large for float32": (1e30 * torch.sign(ROWS), r"reach 1e\+30.*float32.*limit.*float64"),
+    "too large for float64": (1e200 * torch.sign(ROWS.double()), r"reach 1e\+200.*rescale"),
+    "integers above 2^24": (
+        (ROWS + 2**26).long(),
+        r"integers up to 671088\d\d.*exact only to 16777216.*dtype=torch.float64",
+    ),
+    "strings": (np.array([["a", "b"], ["c", "d"]]), r"must be numbers.*<U1.*numeric columns"),
+    "objects": (np.array([[1, None], [2, 3]], dtype=object), r"must be numbers.*object"),
+    "dates": (np.zeros((5, 2), dtype="datetime64[D]"), r"must be numbers.*datetime64"),
+    "ragged": ([[1.0, 2.0], [3.0]], r"ragged"),
+    "text": ([["1", "2"], ["3", "4"]], r"must be numbers"),
+    "a dictionary": ({"x": 1}, r"dict"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_rows_that_cannot_be_fitted_are_refused(case):
+    rows, message = BAD_ROWS[case]
+    with pytest.raises(InputError, match=message):
+        GaussianMixture(2).fit(rows)
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_rows_that_cannot_be_scored_are_refused(case):
+    rows, message = BAD_ROWS[case]
+    mixture = GaussianMixture(2, 2)
+    if case == "no columns":
+        message = "rows are empty"
+    for question in (mixture.log_prob, mixture.predict, mixture.score, mixture.bic):
+        with pytest.raises(InputError, match=message):
+            question(rows)
+
+
+def test_no_data_is_refused():
+    with pytest.raises(InputError, match="no data"):
+        GaussianMixture(2).fit(None)
+
+
+def test_another_width_is_refused():
+    mixture = GaussianMixture(2, 2)
+    for ask in (mixture.fit, mixture.log_prob, mixture.predict, mixture.bic):
+        with pytest.raises(InputError, match=r"rows have 3 columns.*n_features=2"):
+            ask(torch.zeros(9, 3))
+
+
+def test_a_bad_value_far_into_the_rows_is_found_where_it_is():
+    x = torch.zeros(3_000_000, 3)
+    x[2_999_998, 2] = torch.nan
+    with pytest.raises(InputError, match="row 2999998, column 2"):
+        GaussianMixture(1).fit(x, EM(max_iter=1), init="random")
+
+
+def test_row_numbers_are_those_of_the_data_with_rows_of_weight_zero_too():
+    x, w = with_bad(torch.nan, (4, 0), (20, 1)), weights(0, 4, 5, 6)
+    with pytest.raises(InputError, match=r"1 NaN or infinite.*row 20, column 1"):
+        GaussianMixture(2).fit(x, weights=w)
+
+
+BAD_WEIGHTS = {
+    "too few": (weights(size=59), r"one number per row, \(60,\), got shape \(59,\)"),
+    "a column": (weights()[:, None], r"\(60,\), got shape \(60, 1\)"),
+    "a number": (torch.tensor(1.0), r"\(60,\), got shape \(\)"),
+    "negative": (weights(-2.5, 3, 8), r"2 negative.*least -2\.5 in row 3"),
+    "all zero": (torch.zeros(N), r"all 60 weights are zero"),
+    "a NaN": (weights(torch.nan, 5), r"1 NaN or infinite.*row 5"),
+    "an infinity": (weights(torch.inf, 0, 5), r"2 NaN or infinite.*row 0"),
+    "complex": (weights().to(torch.complex64), r"weights must be real"),
+    "strings": (["a"] * N, r"weights"),
+    "ragged": ([[1.0], [1.0, 2.0]], r"weights"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_weights_that_cannot_be_used_are_refused(case):
+    w, message = BAD_WEIGHTS[case]
+    mixture = GaussianMixture(2, 2)
+    for ask in (mixture.fit, mixture.score, mixture.bic, mixture.aic, mixture.icl):
+        with pytest.raises(InputError, match=message):
+            ask(ROWS, weights=w)
+
+
+SETTINGS = {
+    "more components than rows": (
+        lambda: fit(K=5, x=ROWS[:3]),
+        r"3 row\(s\).*n_components=5.*fewer",
+    ),
+    "no components": (lambda: fit(K=0), "n_components must be at least 1, got 0"),
+    "half a component": (lambda: fit(K=1.5), "n_components must be an integer, got 1.5"),
+    "unknown family": (lambda: fit(covariance="round"), "covariance must be one of.*got 'round'"),
+    "unknown init": (lambda: fit(init="magic"), "init must be one of kmeans.*got 'magic'"),
+    "no init": (lambda: fit(init=None), "labels must be integers"),
+    "text labels": (lambda: fit(init=["a"] * N), "labels must be integers"),
+    "too many labels": (lambda: fit(init=torch.arange(N)), r"labels must lie in 0\.\.1.*59"),
+    "too few labels": (lambda: fit(init=torch.zeros(9).long()), r"\(60,\).*\(9,\)"),
+    "fractional labels": (lambda: fit(init=torch.zeros(N)), "integer per row"),
+    "only unknown labels": (lambda: fit(init=-torch.ones(N).long()), "largest is -1"),
+    "unknown kernel": (lambda: EM(kernel="fast"), "kernel must be auto or one of.*'fast'"),
+    "negative max_iter": (lambda: EM(max_iter=-1), "max_iter must be at least 0, got -1"),
+    "fractional max_iter": (lambda: EM(max_iter=1e3), "max_iter must be an integer, got 1000.0"),
+    "negative floor": (lambda: EM(reg_covar=-1e-3), "reg_covar must be at least 0.*-0.001"),
+    "NaN floor": (lambda: EM(reg_covar=float("nan")), "reg_covar.*nan"),
+    "unknown policy": (lambda: Rescue(empty="drop"), "empty must be keep, reseed or raise.*'drop'"),
+    "no runs": (lambda: fit(n_init=0), "n_init must be at least 1, got 0"),
+    "a fractional seed": (lambda: fit(generator=0.5), "generator must be an integer, got 0.5"),
+    "a negative seed": (lambda: fit(generator=-1), "generator must be at least 0, got -1"),
+    "restarts of one start": (
+        lambda: fit(init=GaussianMixture(2, 2).as_parameters(), n_init=3),
+        "n_init=3 runs from one and the same start",
+    ),
+    "a start of another K": (
+        lambda: fit(init=GaussianMixture(3, 2).as_parameters()),
+        "the start has K=3, D=2, full; the fit has K=2",
+    ),
+    "a start of another family": (
+        lambda: fit(init=GaussianMixture(2, 2, "tied").as_parameters()),
+        "tied; the fit has K=2, D=2, full",
+    ),
+    "a batch of mixtures": (
+        lambda: GaussianMixture(2, 2, batch_shape=(3,)).fit(ROWS),
+        r"fit is of one mixture.*batch of shape \(3,\)",
+    ),
+    "current of nothing": (lambda: fit(init="current"), "n_features"),
+}
+
+
+def fit(K=2, x=ROWS, covariance="full", **options):
+    return GaussianMixture(K, covariance=covariance).fit(x, **options)
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_settings_that_mean_nothing_are_refused(case):
+    call, message = SETTINGS[case]
+    with pytest.raises(TorchGMMError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("rule", [Tolerance, RelativeTolerance])
+@pytest.mark.parametrize("wrong", [{"tol": -1.0}, {"tol": float("nan")}, {"patience": 0}])
+def test_stopping_rules_that_mean_nothing_are_refused(rule, wrong):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
+        rule(**wrong)
+
+
+# accepted, and right -----------------------------------------------------------------------------
+
+PLAIN = (10 * blobs(80, 2)).round()  # whole numbers, so that every dtype holds them
+
+
+def views(tmp_path):
+    """The same rows in every form that memory can take."""
+    x = PLAIN.numpy()
+    np.save(tmp_path / "rows.npy", x)
+    x.T.tofile(tmp_path / "rows.bin")
+    wide = np.zeros((80, 6))
+    wide[:, ::3] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    return {
+        "a list": x.tolist(),
+        "a tuple of tuples": tuple(map(tuple, x)),
+        "a list of arrays": list(x),
+        "a list of tensors": list(PLAIN),
+        "an array": x,
+        "column-major": np.asfortranarray(x),
+        "a slice with steps": wide[:, ::3],
+        "negative strides": x[::-1, ::-1].copy()[::-1, ::-1],
+        "big-endian": x.astype(">f8"),
+        "read-only": frozen,
+        "a read-only memory map": np.load(tmp_path / "rows.npy", mmap_mode="r"),
+        "a raw memory map": np.memmap(tmp_path / "rows.bin", float, "r", 0, (80, 2), "F"),
+        "a path": tmp_path / "rows.npy",
+        "a path as text": str(tmp_path / "rows.npy"),
+        "a transposed tensor": PLAIN.T.contiguous().T,
+        "a strided tensor": torch.from_numpy(wide)[:, ::3],
+        "an expanded tensor": PLAIN[:, None].expand(80, 3, 2)[:, 1],
+        "a tensor with gradients": PLAIN.clone().requires_grad_(),
+        "int64": PLAIN.long(),
+        "int32": PLAIN.int(),
+        "int16 array": x.astype(np.int16),
+        "long double": x.astype(np.longdouble),
+        "float32": PLAIN.float(),
+        "float16": PLAIN.half(),
+        "bfloat16": PLAIN.bfloat16(),
+    }
+
+
+FORMS = [
+    "a list",
+    "a tuple of tuples",
+    "a list of arrays",
+    "a list of tensors",
+    "an array",
+    "column-major",
+    "a slice with steps",
+    "negative strides",
+    "big-endian",
+    "read-only",
+    "a read-only memory map",
+    "a raw memory map",
+    "a path",
+    "a path as text",
+    "a transposed tensor",
+    "a strided tensor",
+    "an expanded tensor",
+    "a tensor with gradients",
+    "int64",
+    "int32",
+    "int16 array",
+    "long double",
+    "float32",
+    "float16",
+    "bfloat16",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_in_any_form_give_the_same_fit(form, tmp_path):
+    rows = views(tmp_path)[form]
+    expected, got = (GaussianMixture(3, dtype=torch.float64) for _ in range(2))
+    expected.fit(PLAIN, EM(max_iter=5), generator=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # torch warns of read-only memory
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        got.fit(rows, EM(max_iter=5), generator=0)
+    # bfloat16 has 8 bits, the rows reach 100
+    assert torch.equal(got.means, expected.means)
+    assert torch.equal(got.scale, expected.scale)
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if "path" not in f])
+def test_rows_in_any_form_give_the_same_scores(form, tmp_path):
+    rows = views(tmp_path)[form]
+    mixture = GaussianMixture(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(mixture.predict(rows), mixture.predict(PLAIN))
+        assert torch.equal(mixture.log_prob(rows), mixture.log_prob(PLAIN))
+
+
+UNSIGNED = [np.uint8, np.uint16, np.uint32, np.uint64, bool]
+
+
+@pytest.mark.parametrize("kind", UNSIGNED)
+def test_unsigned_and_boolean_rows_are_numbers(kind):
+    x = (PLAIN.numpy() > 0) * (1 if kind is bool else 200)
+    expected, got = GaussianMixture(2), GaussianMixture(2)
+    expected.fit(x.astype(np.float32), EM(max_iter=3, reg_covar=1e-2), generator=0)
+    got.fit(x.astype(kind), EM(max_iter=3, reg_covar=1e-2), generator=0)
+    assert torch.equal(got.means, expected.means)
+    assert torch.equal(got.predict(x.astype(kind)), expected.predict(x.astype(np.float32)))
+
+
+def test_int64_rows_above_2_to_24_are_exact_in_a_float64_mixture():
+    x = PLAIN.long() + 2**40
+    near, far = (GaussianMixture(3, dtype=torch.float64) for _ in range(2))
+    near.fit(PLAIN, EM(max_iter=5, reg_covar=1e-2), generator=0)
+    far.fit(x, EM(max_iter=5, reg_covar=1e-2), generator=0)
+    # float64 holds means near 2^40 to 2^-13
+    torch.testing.assert_close(far.means - 2**40, near.means.detach(), rtol=0, atol=2e-3)
+
+
+def test_weights_in_any_form_are_the_same():
+    w = torch.arange(80) % 4
+    answers = []
+    for form in (w, w.double(), w.float(), w.numpy(), w.tolist(), w.half(), w.int()):
+        mixture = GaussianMixture(3, dtype=torch.float64)
+        mixture.fit(PLAIN, EM(max_iter=3), weights=form, generator=0)
+        answers.append(mixture.means.detach())
+    assert all(torch.equal(other, answers[0]) for other in answers)
+
+
+def test_boolean_weights_choose_rows():
+    kept = torch.arange(80) % 4 > 0
+    one, other = (GaussianMixture(3, dtype=torch.float64) for _ in range(2))
+    one.fit(PLAIN, EM(max_iter=3), weights=kept, generator=0)
+    other.fit(PLAIN[kept], EM(max_iter=3), generator=0)
+    torch.testing.assert_close(one.means, other.means)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+class TestDegenerateRows:
+    """Rows without spread, which the floor makes a mixture of all the same."""
+
+    def fitted(self, x, family, dtype, k=2, **options):
+        mixture = GaussianMixture(k, covariance=family, dtype=dtype)
+        result = mixture.fit(x.to(dtype), EM(**options), generator=0)
+        assert result.parameters.is_finite()
+        assert bool(torch.isfinite(mixture.log_prob(x.to(dtype))).all())
+        return mixture, result
+
+    def test_a_constant_column_has_the_floor_for_a_variance(self, family, dtype):
+        x = torch.cat([blobs(60, 2), torch.full((60, 1), 5.0).double()], 1)
+        mixture, _ = self.fitted(x, family, dtype, reg_covar=1e-3)
+        tril = mixture.scale_tril.detach().double()
+        if "spherical" not in family:
+            variance = (tril @ tril.mT)[:, 2, 2]
+            torch.testing.assert_close(variance, torch.full((2,), 1e-3).double(), rtol=1e-4, atol=0)
+        torch.testing.assert_close(mixture.means[:, 2].detach(), torch.full((2,), 5, dtype=dtype))
+
+    def test_all_rows_equal_is_a_point_with_the_floor(self, family, dtype):
+        x = torch.tensor([[3.0, -2.0]]).double().expand(20, 2)
+        mixture, result = self.fitted(x, family, dtype, reg_covar=0.25)
+        expected = torch.tensor([[3.0, -2.0]] * 2, dtype=dtype)
+        torch.testing.assert_close(mixture.means.detach(), expected)
+        tril = mixture.scale_tril.detach()
+        floor = (0.25 * torch.eye(2, dtype=dtype)).expand(2, 2, 2)
+        torch.testing.assert_close(tril @ tril.mT, floor)
+        assert result.converged
+
+    def test_without_a_floor_it_is_an_error_that_names_it(self, family, dtype):
+        x = torch.full((20, 2), 3.0, dtype=dtype)
+        message = "no spread in some direction.*reg_covar=0.*larger reg_covar"
+        with pytest.raises(SingularCovarianceError, match=message):
+            GaussianMixture(2, covariance=family, dtype=dtype).fit(x, EM(reg_covar=0), generator=0)
+
+    def test_duplicated_rows_change_nothing(self, family, dtype):
+        x, start = blobs(60, 2).to(dtype), drawn(family, 3, 2)
+        answers = []
+        for rows in (x, torch.cat([x, x])):
+            mixture = GaussianMixture(3, covariance=family, dtype=dtype)
+            answers.append(mixture.fit(rows, EM(max_iter=1), init=start).parameters)
+        once, twice = answers
+        # the same sums in another order
+        rtol = {torch.float32: 1e-5, torch.float64: 1e-10}[dtype]
+        torch.testing.assert_close(twice.means, once.means, rtol=rtol, atol=rtol)
+        torch.testing.assert_close(twice.scale, once.scale, rtol=rtol, atol=rtol)
+
+    def test_as_many_components_as_rows_is_one_for_each(self, family, dtype):
+        x = 100 * torch.eye(4, dtype=torch.float64)
+        mixture, _ = self.fitted(x, family, dtype, k=4, reg_covar=1.0)
+        assert sorted(mixture.predict(x).tolist()) == [0, 1, 2, 3]
+
+    def test_one_component_and_one_row_will_do(self, family, dtype):
+        x = torch.tensor([[1.0, 2.0]]).double()
+        mixture, _ = self.fitted(x, family, dtype, k=1, reg_covar=1.0)
+        torch.testing.assert_close(mixture.means.detach(), x.to(dtype))

@@ -1,0 +1,249 @@
+"""`torchgmm fit`: a config or a line becomes the classes of the library, and the fit a folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import __version__
+from ..covariance import families
+from ..data import Recipe, Source, as_source
+from ..errors import InputError
+from ..fitting import Method, Stop
+from ..fitting import fit as run_fit
+from ..mixture import GaussianMixture
+from ..observers import Progress
+from ..seeding import Seeding
+from ..store import load, save
+from . import INTERRUPTED, say
+from .outputs import check_folder, replaced
+from .parsing import add_config, add_data, as_recipe, config_folder, new_parser, parse
+from .pictures import PICTURES, Subject, choose, draw
+from .record import Recorder, Report, print_table
+from .scoring import score_of
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+__all__ = ["fit", "fit_parser"]
+
+_MIXTURE, _RESULT, _PICTURE, _CONFIG = (
+    "mixture.safetensors",
+    "result.json",
+    "picture.png",
+    "config.yaml",
+)
+
+_DESCRIPTION = """Fit a Gaussian mixture to rows.
+
+Every option is a setting of a class of the library; a YAML config spells the same settings as
+nested keys, and options after it override them. --print_config shows them all and stops."""
+
+_EXAMPLES = """  torchgmm fit configs/patches.yaml
+  torchgmm fit configs/patches.yaml --method.max_iter=50 --out runs/patches
+  torchgmm fit --data rows.npy --mixture.n_components 5 --out runs/rows
+  torchgmm fit --data rows.csv --data.columns '[height, weight]' --data.weights w.npy \\
+      --mixture.n_components 3 --mixture.covariance tied --mixture.dtype float64 \\
+      --stop RelativeTolerance --stop.tol 1e-7 --n_init 5 --seed 1
+  torchgmm fit configs/faithful.yaml --print_config
+  torchgmm fit runs/patches/config.yaml          the same fit again, bit for bit
+  torchgmm fit --method.help EM                  the settings of a class
+
+--out holds mixture.safetensors (torchgmm.load reads it), result.json, picture.png and config.yaml.
+Progress goes to standard error, the table at the end to standard output."""
+
+
+def fit_parser() -> ArgumentParser:
+    """The options of `torchgmm fit`."""
+    parser = new_parser("fit", "[CONFIG] [options]", _DESCRIPTION, _EXAMPLES)
+    add_config(parser)
+    add_data(parser)
+    add = parser.add_argument
+    add("--mixture.n_components", type=int, required=True, help="how many components, K")
+    add("--mixture.covariance", type=str, default="full", help=f"one of {', '.join(families())}")
+    add(
+        "--mixture.dtype", choices=list(_DTYPES), default="float32", help="of the mixture's numbers"
+    )
+    add("--mixture.device", type=str, default="cpu", help="cpu, cuda, cuda:1, ...")
+    add("--method", type=Method, default={"class_path": "EM"}, help="how a step is made")
+    add("--stop", type=Stop, default={"class_path": "Tolerance"}, help="the stopping rule")
+    add(
+        "--init",
+        type=Seeding | str,
+        default="kmeans",
+        help="the start: kmeans, k-means++, random_from_data, random, a seeding class, or a "
+        "mixture file to go on from",
+    )
+    add("--n_init", type=int, default=1, help="runs from different starts; the best is kept")
+    add("--seed", type=int, default=0, help="of everything random: equal seeds, equal fits")
+    add("--threads", type=int | None, default=None, help="CPU threads; torch's choice if not given")
+    add(
+        "--picture",
+        choices=["auto", *PICTURES, "none"],
+        default="auto",
+        help="auto: patches for images, marginals for one feature, else ellipses",
+    )
+    add("--out", type=str | None, default=None, help="folder for what the fit leaves")
+    return parser
+
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit that is ready to start: everything that can be refused has been looked at."""
+
+    mixture: GaussianMixture
+    recipe: Recipe
+    source: Source
+    method: Method
+    stop: Stop
+    init: Any
+    n_init: int
+    seed: int
+    picture: str
+    folder: Path | None
+    config: str
+    began: float
+
+    @property
+    def subject(self) -> Subject:
+        """What a picture has to know."""
+        return _subject(self.recipe, self.source)
+
+
+def fit(words: list[str]) -> int:
+    """Run `torchgmm fit` with these words and give its exit status."""
+    began = time.perf_counter()
+    parser = fit_parser()
+    job = _prepare(parser, parse(parser, words), began)
+    recorder = Recorder()
+    result, score = None, None
+    try:
+        result = run_fit(
+            job.mixture,
+            job.source,
+            job.method,
+            init=job.init,
+            n_init=job.n_init,
+            stop=job.stop,
+            generator=job.seed,
+            observers=[recorder, Progress()],
+        )
+        score = score_of(job.mixture, job.source)
+    except KeyboardInterrupt:
+        if not recorder.steps:
+            say("interrupted before the first step: there is nothing to keep")
+            return INTERRUPTED
+    report = Report(
+        mixture=job.mixture,
+        recorder=recorder,
+        result=result,
+        score=score,
+        rows=job.source.n_rows,
+        dtype=job.source.dtype,
+        seconds=time.perf_counter() - began,
+        seed=job.seed,
+        threads=torch.get_num_threads(),
+    )
+    return _finish(job, report)
+
+
+def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
+    """Everything that can go wrong before the work, in the order of its cost."""
+    if options.threads is not None:
+        if options.threads < 1:
+            raise InputError(f"threads must be at least 1, got {options.threads}")
+        torch.set_num_threads(options.threads)
+    names = [_MIXTURE, _RESULT, _PICTURE, _CONFIG]
+    folder = None if options.out is None else check_folder(options.out, names)
+    built = parser.instantiate(options)
+    mixture = GaussianMixture(
+        built.mixture.n_components,
+        covariance=built.mixture.covariance,
+        dtype=_DTYPES[built.mixture.dtype],
+        device=built.mixture.device,
+    )
+    init = _start(built.init)
+    recipe = as_recipe(built.data, config_folder(options))
+    source = as_source(recipe)
+    picture = "none" if folder is None else choose(options.picture, _subject(recipe, source))
+    resolved = _resolved(options, recipe, folder, picture)
+    return Job(
+        mixture=mixture,
+        recipe=recipe,
+        source=source,
+        method=built.method,
+        stop=built.stop,
+        init=init,
+        n_init=built.n_init,
+        seed=built.seed,
+        picture=picture,
+        folder=folder,
+        config=f"# as torchgmm {__version__} ran it\n{parser.dump(resolved, skip_unset=False)}",
+        began=began,
+    )
+
+
+def _subject(recipe: Recipe, source: Source) -> Subject:
+    return Subject(source.n_features, recipe.image_shape, recipe.feature_names)
+
+
+def _start(init: Seeding | str) -> Any:
+    """A seeding, its name, or the parameters in a mixture file."""
+    if isinstance(init, str) and init.endswith(".safetensors"):
+        return load(init).as_parameters()
+    if init == "current":
+        raise InputError("a new mixture holds nothing to go on from: give --init a mixture file")
+    return init
+
+
+def _resolved(options: Namespace, recipe: Recipe, folder: Path | None, picture: str) -> Namespace:
+    """The options as they ran: paths absolute, choices made."""
+    resolved = options.clone()
+    kind = type(recipe)
+    resolved["data"] = {"class_path": f"torchgmm.data.{kind.__name__}", "init_args": vars(recipe)}
+    resolved["threads"] = torch.get_num_threads()
+    resolved["picture"] = picture
+    if isinstance(resolved["init"], str) and Path(resolved["init"]).is_file():
+        resolved["init"] = str(Path(resolved["init"]).resolve())
+    resolved["out"] = None if folder is None else str(folder)
+    return resolved
+
+
+def _finish(job: Job, report: Report) -> int:
+    interrupted = report.result is None or report.score is None
+    written = "nothing: give --out FOLDER"
+    if job.folder is not None:
+        files = _write(job, report, job.folder, with_picture=not interrupted)
+        written = f"{job.folder}: {', '.join(files)}"
+    print_table("torchgmm fit", [*report.lines(), ("written", written)])
+    if interrupted:
+        say(f"interrupted after {report.n_steps} steps; written {written}")
+    return INTERRUPTED if interrupted else 0
+
+
+def _write(job: Job, report: Report, folder: Path, *, with_picture: bool) -> list[str]:
+    """The files, result.json last: where it stands, the others are of the same fit."""
+    (folder / _RESULT).unlink(missing_ok=True)
+    save(job.mixture, folder / _MIXTURE)
+    with replaced(folder / _CONFIG) as partial:
+        partial.write_text(job.config, encoding="utf-8")
+    files = [_MIXTURE, _CONFIG]
+    if with_picture and job.picture != "none":
+        rows = job.source.sample(5000, torch.Generator().manual_seed(0)).x
+        levels = [step.log_likelihood for step in report.recorder.steps]
+        with replaced(folder / _PICTURE) as partial:
+            draw(job.picture, partial, job.mixture, rows, levels, job.subject)
+        files.append(_PICTURE)
+    else:
+        (folder / _PICTURE).unlink(missing_ok=True)  # of an earlier fit
+    files.append(_RESULT)
+    with replaced(folder / _RESULT) as partial:
+        partial.write_text(report.as_json(files), encoding="utf-8")
+    return files

@@ -1,0 +1,289 @@
+"""Rows in files: one or many, of any size, read in blocks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..errors import InputError
+from .arrays import ArraySource
+from .base import Block, Indexed, join, through_window
+from .files import Paths, find_files, open_table, reading
+from .tables import Choice, Table
+
+__all__ = ["ShardSource", "open_files"]
+
+_BLOCK_BYTES = 32 * 2**20
+# What stays together when rows are shuffled: enough to be worth a read of its own.
+_UNIT_BYTES = 2**16
+_MOST_UNITS = 2**18
+# Units that can only be read from their start (row groups) are read side by side, in pieces.
+_MOST_OPEN = 8
+_OPEN_BYTES = 2**28
+_PIECE_BYTES = 2**20
+_WINDOW_BYTES = 2**26
+# Text and compressed arrays are slow to read again and again: files this small are read once.
+_SMALL = 64 * 2**20
+_SLOW = (".csv", ".npz")
+
+
+class ShardSource(Indexed):
+    """A table `(N, D)` in one or many files, of which a block at a time is in memory.
+
+    Files may differ in size, format and dtype, but not in width. Shuffled, short runs of rows come
+    from all over the files, or, where a format allows no jumps, from several row groups at once.
+
+    Args:
+        paths: a file, a pattern, a folder, or a list of these, in the order of the rows.
+        weights: name or number of a column of the files; or files of their own, cut as they like;
+            or one number per row. At least 0.
+        columns: names or numbers of the features; all numeric ones but the weights if not given.
+        name: which array of `.npz` and `.safetensors` files.
+        block_rows: rows per block; 32 MiB of them if not given.
+        rows_of_any_shape: rows may have several axes (images); they come flattened, and `shape`
+            says what they were.
+
+    Raises:
+        InputError: files that are missing, damaged, or do not fit each other. While rows are read
+            it names the file and the rows.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for i in range(3):
+        ...     np.save(folder / f"part-{i}.npy", np.full((2 + i, 4), i))
+        >>> source = ShardSource(folder)
+        >>> source.n_rows, source.n_features, [len(block.x) for block in source.blocks()]
+        (9, 4, [9])
+    """
+
+    reads = True
+
+    def __init__(
+        self,
+        paths: Paths,
+        weights: Any = None,
+        *,
+        columns: Sequence[str] | Sequence[int] | None = None,
+        name: str | None = None,
+        block_rows: int | None = None,
+        rows_of_any_shape: bool = False,
+    ) -> None:
+        files = find_files(paths)
+        choice = Choice(columns, None, name)
+        self._weight_files: ShardSource | None = None
+        if _is_column(weights, files, choice):
+            choice, weights = replace(choice, weights=weights), None
+        self._tables = [table for table in _open_all(files, choice) if table.n_rows]
+        if not self._tables:
+            raise InputError(f"{files[0]}{' and the others' * (len(files) > 1)}: no rows")
+        self.shape = self._tables[0].shape
+        if not rows_of_any_shape and len(self.shape) != 1:
+            with reading(self._tables[0].path):
+                checks.check_rows((self._tables[0].n_rows, *self.shape), None)
+        self.n_features = math.prod(self.shape)
+        self.dtype = reduce(torch.promote_types, (t.dtype for t in self._tables))
+        self._starts = np.cumsum([0, *(table.n_rows for table in self._tables)])
+        self.n_rows = int(self._starts[-1])
+        self._row_bytes = max(1, self.n_features * self.dtype.itemsize)
+        self._block_rows = block_rows or max(1, _BLOCK_BYTES // self._row_bytes)
+        self._weigh(weights, choice.weights is not None)
+
+    def blocks(self, *, skip: int = 0) -> Iterator[Block]:
+        for numbers in self._groups():
+            n_rows = sum(self._tables[i].n_rows for i in numbers)
+            n_blocks = -(-n_rows // self._block_rows)
+            if skip >= n_blocks:
+                skip -= n_blocks
+                continue
+            if len(numbers) > 1:
+                yield self._joined(numbers)
+            else:
+                yield from self._stream(numbers[0], skip * self._block_rows, n_rows)
+            skip = 0
+
+    def shuffled(self, *, seed: int, epoch: int) -> Iterator[Block]:
+        rng = np.random.default_rng((seed, epoch))
+        pieces = [self._piece_rows(table) for table in self._tables]
+        units = [
+            (number, start, stop)
+            for number, table in enumerate(self._tables)
+            for start, stop in table.units(pieces[number])
+        ]
+        waiting = [units[i] for i in rng.permutation(len(units))[::-1]]
+        running: list[Iterator[Block]] = []
+        most = _OPEN_BYTES // max(1, *(table.open_bytes for table in self._tables))
+        while waiting or running:
+            while waiting and len(running) < min(max(most, 2), _MOST_OPEN):
+                number, start, stop = waiting.pop()
+                running.append(self._stream(number, start, stop, pieces[number]))
+            drawn = int(rng.integers(len(running)))
+            block = next(running[drawn], None)
+            if block is None:
+                del running[drawn]
+            else:
+                yield block
+
+    def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
+        """As every source; where row groups are read side by side, in a larger window."""
+        if not any(table.open_bytes for table in self._tables):
+            return super().batches(rows, seed=seed, epoch=epoch, skip=skip)
+        window = max(16 * rows, _WINDOW_BYTES // self._row_bytes)
+        mixed = through_window(self.shuffled(seed=seed, epoch=epoch), rows, window, (seed, epoch))
+        return itertools.islice(mixed, skip, None)
+
+    def take(self, index: Tensor) -> Block:
+        order = index.argsort()
+        wanted = index[order].numpy()
+        edges = np.searchsorted(wanted, self._starts)
+        parts = []
+        for number, table in enumerate(self._tables):
+            own = wanted[edges[number] : edges[number + 1]] - self._starts[number]
+            if len(own):
+                with reading(table.path, int(own[0]), int(own[-1]) + 1):
+                    parts.append(table.take(own, self._block_rows))
+        back = order.argsort()
+        x = torch.cat([x for x, _ in parts])[back]
+        return Block(x, self._weights_at(index, [w for _, w in parts], back), 0, index)
+
+    # inside -------------------------------------------------------------------------------------
+
+    def _weigh(self, weights: Any, in_column: bool) -> None:
+        self.weighted = in_column
+        if weights is None:
+            return
+        if not _are_paths(weights):
+            self.weights = checks.check_weights(weights, self.n_rows)
+            return
+        self.weighted = True
+        try:
+            files = self._weight_files = ShardSource(weights, rows_of_any_shape=True)
+        except InputError as error:
+            raise InputError(f"weights are neither a column nor files: {error}") from error
+        if (files.n_rows, files.n_features) != (self.n_rows, 1):
+            raise InputError(
+                f"the files of weights hold a table {(files.n_rows, files.n_features)}, the rows "
+                f"need {(self.n_rows, 1)}"
+            )
+
+    def _piece_rows(self, table: Table) -> int:
+        n_bytes = _PIECE_BYTES if table.open_bytes else _UNIT_BYTES
+        return max(1, n_bytes // self._row_bytes, self.n_rows // _MOST_UNITS)
+
+    def _groups(self) -> Iterator[list[int]]:
+        """Numbers of the files: a large one alone, small neighbours together, in one block."""
+        small: list[int] = []
+        count = 0
+        for number, table in enumerate(self._tables):
+            if small and count + table.n_rows > self._block_rows:
+                yield small
+                small, count = [], 0
+            small, count = [*small, number], count + table.n_rows
+        yield small
+
+    def _joined(self, numbers: list[int]) -> Block:
+        return join([next(self._stream(i, 0, self._tables[i].n_rows)) for i in numbers])
+
+    def _stream(
+        self, number: int, start: int, stop: int, rows: int | None = None
+    ) -> Iterator[Block]:
+        """Rows `start` to `stop` of one file, `rows` (a block of them, if not given) at a time."""
+        rows = self._block_rows if rows is None else rows
+        table, offset = self._tables[number], int(self._starts[number])
+        chunks = table.stream(start, stop, rows)
+        for at in range(start, stop, rows):
+            end = min(at + rows, stop)
+            with reading(table.path, at, end):
+                x, w = next(chunks)
+                if w is not None:
+                    w = checks.check_weights(w, len(x), part=True)
+            if w is None:
+                w = self._weights_of(offset + at, offset + end)
+            yield Block(x, w, offset + at)
+
+    def _weights_of(self, start: int, stop: int) -> Tensor | None:
+        if self._weight_files is not None:
+            read = self._weight_files.rows(start, stop).flatten()
+            return checks.check_weights(read, len(read), part=True)
+        return None if self.weights is None else self.weights[start:stop]
+
+    def _weights_at(self, index: Tensor, columns: list[Any], back: Tensor) -> Tensor | None:
+        if self.weights is not None:
+            return self.weights[index]
+        if self._weight_files is not None:
+            w = self._weight_files.take(index).x.flatten()
+        elif columns[0] is not None:
+            w = torch.cat(columns)[back]
+        else:
+            return None
+        return checks.check_weights(w, len(w), part=True)
+
+    def whole(self) -> Block:
+        """All rows at once, for those who know that there are few."""
+        return join(list(self.blocks()))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the whole, `(stop - start, D)`."""
+        parts = []
+        for number, (low, table) in enumerate(zip(self._starts, self._tables, strict=False)):
+            first, last = max(start - int(low), 0), min(stop - int(low), table.n_rows)
+            if first < last:
+                parts += [block.x for block in self._stream(number, first, last, last - first)]
+        return torch.cat(parts)
+
+
+def open_files(paths: Paths, weights: Any = None, **options: Any) -> ShardSource | ArraySource:
+    """`ShardSource(paths, weights, **options)`, read once if that is small and slow to read."""
+    files = find_files(paths)
+    source = ShardSource(files, weights, **options)
+    small = sum(file.stat().st_size for file in files) <= _SMALL
+    if not small or any(file.suffix.lower() not in _SLOW for file in files):
+        return source
+    whole = source.whole()
+    rows = whole.x.reshape(-1, *source.shape)
+    return ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
+
+
+def _open_all(files: Sequence[Any], choice: Choice) -> list[Table]:
+    """The tables, all of the width of the first, their columns in its order."""
+    tables: list[Table] = []
+    for path in files:
+        table = open_table(path, choice)
+        first = tables[0] if tables else table
+        if table.shape != first.shape:
+            raise InputError(
+                f"{table.path} has rows of {_width(table)}, but {first.path} of {_width(first)}: "
+                "choose columns=, or leave it out"
+            )
+        if table.names and first.names and table.names != first.names:
+            table = open_table(path, replace(choice, columns=first.names))
+        tables.append(table)
+    return tables
+
+
+def _width(table: Table) -> str:
+    return f"{table.n_features} columns" if len(table.shape) == 1 else f"shape {table.shape}"
+
+
+def _is_column(weights: Any, files: Sequence[Any], choice: Choice) -> bool:
+    if isinstance(weights, int) and not isinstance(weights, bool):
+        return True
+    if not isinstance(weights, str):
+        return False
+    names = open_table(files[0], Choice(name=choice.name)).names
+    return weights in names
+
+
+def _are_paths(weights: Any) -> bool:
+    if isinstance(weights, (list, tuple)):
+        return bool(weights) and _are_paths(weights[0])
+    return isinstance(weights, str) or hasattr(weights, "__fspath__")
