@@ -52,6 +52,16 @@ def test_progress_is_a_bar_on_a_terminal_and_counts_the_runs(rows):
     assert said.getvalue().endswith("\n")
 
 
+def test_the_bar_of_a_run_begins_where_the_budget_of_the_one_before_ends(rows):
+    said = Terminal()
+    tg.GaussianMixture(1).fit(  # one component: at rest after its second step
+        rows, tg.EM(max_iter=50), n_init=2, generator=0, observers=[tg.Progress(said)]
+    )
+    frames = said.getvalue().split("\r")
+    assert "run 2/2" in frames[-1]
+    assert "52/100" in frames[-1]
+
+
 def test_the_bar_is_closed_when_an_error_ends_the_fit(rows):
     said = Terminal()
     rows = torch.cat([rows, torch.full((1, 2), torch.nan)])

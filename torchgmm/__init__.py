@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .fitting import Rescue as Rescue
     from .fitting import Status as Status
     from .fitting import Tolerance as Tolerance
+    from .fitting import VarianceReducedEM as VarianceReducedEM
     from .fitting import fit as fit
     from .mixture import GaussianMixture as GaussianMixture
     from .observers import LogLines as LogLines
@@ -67,6 +68,7 @@ _ROOM = {
     "Status": "fitting",
     "Tolerance": "fitting",
     "TorchGMMError": "errors",
+    "VarianceReducedEM": "fitting",
     "families": "covariance",
     "fit": "fitting",
     "load": "store",

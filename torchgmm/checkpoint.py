@@ -23,6 +23,7 @@ from .fitting import (
     Observer,
     OnlineState,
     Problem,
+    ReducedState,
     Resumption,
     State,
     Status,
@@ -37,9 +38,9 @@ __all__ = ["Checkpoint", "read_checkpoint"]
 FORMAT = "torchgmm-checkpoint"
 VERSION = 1
 # what a checkpoint may hold; nothing else is ever made from a file
+_STATES = (State, OnlineState, IncrementalState, ReducedState)
 _VALUES: Mapping[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (Parameters, Moments, State, OnlineState, IncrementalState, Step, FitResult)
+    cls.__name__: cls for cls in (Parameters, Moments, Step, FitResult, *_STATES)
 }
 
 

@@ -102,7 +102,7 @@ class Parameters:
         if bool((weights < 0).any()) or bool(((total - 1).abs() > 1e-3).any()):
             raise InputError(
                 f"weights must be at least 0 and sum to 1, got a least of {float(weights.min()):g} "
-                f"and a sum of {float(total.flatten()[0]):g}"
+                f"and a sum of {float(total.flatten()[(total - 1).abs().argmax()]):g}"
             )
         return cls(weights.log(), means, family.from_covariances(covariances, d), family)
 

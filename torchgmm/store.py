@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -81,12 +83,21 @@ def load(
         if found != shape:
             raise StoreError(f"{path} is damaged: {name} should be {shape}, found {found}")
     parameters = Parameters(tensors["logits"], tensors["means"], tensors["scale"], family)
-    if not parameters.is_finite():
+    if not _is_sound(parameters):
         raise StoreError(f"{path} is damaged: it holds NaN or infinite values")
     try:
         return GaussianMixture.from_parameters(parameters, dtype=dtype)
     except InputError as error:
         raise StoreError(f"{path}: {error}") from error
+
+
+def _is_sound(parameters: Parameters) -> bool:
+    """Whether all is finite, but for the -inf that is the logit of a weight of zero."""
+    logits = parameters.logits
+    some = torch.where(logits == -torch.inf, 0, logits)
+    return (
+        bool((logits > -torch.inf).any(-1).all()) and replace(parameters, logits=some).is_finite()
+    )
 
 
 def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], target: Path) -> None:
@@ -109,7 +120,8 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], target: 
     except OSError as error:
         raise StoreError(f"{target} cannot be written: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be none
+            partial.unlink(missing_ok=True)
 
 
 def read_tensors(

@@ -171,6 +171,16 @@ def test_outer_is_the_familys_part_of_the_product(name):
 
 
 @every_family
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_unit_second_is_the_familys_part_of_weighted_identities(name, batch):
+    weight = torch.rand(*batch, K, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    got = as_family(name).unit_second(weight, D)
+    each = weight.reshape(-1, K)[:, :, None, None] * torch.eye(D).double()
+    expected = torch.stack([STRUCTURES[name].reduce(one) for one in each])
+    torch.testing.assert_close(got, expected.reshape(got.shape), **EXACT)
+
+
+@every_family
 def test_scatter_is_the_familys_part_of_the_weighted_sum(name):
     g = torch.Generator().manual_seed(0)
     z = torch.randn(K, 20, D, generator=g, dtype=torch.float64)

@@ -39,7 +39,6 @@ def test_an_emptied_component_is_reseeded_and_counted(family):
     assert result.history[0].rescued == 1
     assert result.state.rescues == 1
     assert float(mixture.weights[2].detach()) > 0.02  # it found rows of its own
-    assert result.log_likelihood > fitted(family, empty="keep")[1].log_likelihood
     assert "1 component(s) rescued" in str(result)
 
 

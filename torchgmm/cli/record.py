@@ -28,15 +28,13 @@ class Recorder(Observer):
     """Keeps the steps of the run that the mixture holds, also when Ctrl-C ends the fit.
 
     Attributes:
-        steps: of the current run, and at the end those of the best one.
+        steps: of the best run so far, the current one included.
         seeding: seconds before the first step, of all runs together.
-        runs: how many runs were begun.
     """
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: tuple[Step, ...] = ()
         self.seeding = 0.0
-        self.runs = 0
         self._since = 0.0
 
     def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
@@ -48,14 +46,17 @@ class Recorder(Observer):
         now = time.perf_counter()
         if event.number == 1:
             self.seeding += max(0.0, now - self._since - event.step.seconds)
-            self.steps, self.runs = [], event.run
-        self.steps.append(event.step)
+        best = event.best
+        if best is None or event.step.log_likelihood > best.log_likelihood:
+            self.steps = event.history
+        else:
+            self.steps = best.history
         self._since = now
 
     def on_end(self, result: FitResult | None) -> None:
-        """The mixture holds the best finished run, where there is one."""
+        """Keep the best run of all."""
         if result is not None:
-            self.steps = list(result.history)
+            self.steps = result.history
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,10 @@ class ShardSource(Indexed):
             raise InputError(f"{files[0]}{' and the others' * (len(files) > 1)}: no rows")
         self.shape = self._tables[0].shape
         if not rows_of_any_shape and len(self.shape) != 1:
-            with reading(self._tables[0].path):
+            try:
                 checks.check_rows((self._tables[0].n_rows, *self.shape), None)
+            except InputError as error:
+                raise InputError(f"{self._tables[0].path}: {error}") from None
         self.n_features = math.prod(self.shape)
         self.dtype = reduce(torch.promote_types, (t.dtype for t in self._tables))
         self._starts = np.cumsum([0, *(table.n_rows for table in self._tables)])
@@ -259,7 +261,8 @@ def _open_all(files: Sequence[Any], choice: Choice) -> list[Table]:
     for path in files:
         table = open_table(path, choice)
         first = tables[0] if tables else table
-        if table.shape != first.shape:
+        flat = len(table.shape) < 2 and len(first.shape) < 2
+        if table.n_features != first.n_features or (table.shape != first.shape and not flat):
             raise InputError(
                 f"{table.path} has rows of {_width(table)}, but {first.path} of {_width(first)}: "
                 "choose columns=, or leave it out"

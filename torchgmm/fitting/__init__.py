@@ -7,6 +7,7 @@ from .em import EM
 from .incremental import IncrementalEM, IncrementalState
 from .loop import fit
 from .online import OnlineEM, OnlineState
+from .reduced import ReducedState, VarianceReducedEM
 from .rescue import Rescue
 from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
 
@@ -22,6 +23,7 @@ __all__ = [
     "OnlineEM",
     "OnlineState",
     "Problem",
+    "ReducedState",
     "RelativeTolerance",
     "Rescue",
     "Resumption",
@@ -30,5 +32,6 @@ __all__ = [
     "Step",
     "Stop",
     "Tolerance",
+    "VarianceReducedEM",
     "fit",
 ]

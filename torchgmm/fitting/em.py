@@ -11,6 +11,7 @@ from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Method, Problem, State, Step
+from .blocks import require_replay
 from .mstep import m_step
 from .rescue import Rescue
 
@@ -54,12 +55,7 @@ class EM(Method):
         return State(parameters)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
-        if not problem.source.replayable:
-            raise InputError(
-                "exact EM reads all rows at every step, but this source can be read only once: "
-                "give something that can be read again (a function that makes the iterator), or "
-                "use OnlineEM"
-            )
+        require_replay(problem, "exact EM reads all rows at every step", "use OnlineEM")
         kernel = as_kernel(self.kernel)
         moments, rows = one_pass(problem.source, kernel, state.parameters)
         if not moments.is_finite():

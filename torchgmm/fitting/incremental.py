@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..checks import check_count
-from ..errors import InputError
 from ..kernels import as_kernel
 from ..moments import Moments
 from ..parameters import Parameters, to_moments
 from .base import Method, Problem, State, Step
+from .blocks import fixed_blocks, require_replay
 from .mstep import StepSums, m_step
 from .rescue import Rescue
 
@@ -84,38 +84,38 @@ class IncrementalEM(Method):
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
         assert isinstance(state, IncrementalState)
-        if not problem.source.replayable:
-            raise InputError(
-                "incremental EM reads the same blocks at every step, but this source can be read "
-                "only once: use OnlineEM"
-            )
+        require_replay(
+            problem, "incremental EM reads the same blocks at every step", "use OnlineEM"
+        )
         kernel = as_kernel(self.kernel)
         state = _reframed(state)
         frame = state.start.frame
         family = state.parameters.family
         parameters, rescues, blocks = state.parameters, state.rescues, list(state.blocks)
-        fresh = not blocks
         total = state.start * 0.0
         for block in blocks:
             total = total + block
         sums = StepSums()
-        size = self._block_rows(parameters, problem)
-        for number, batch in enumerate(problem.source.batches(size, seed=state.seed, epoch=0)):
+        fresh = not blocks
+        for number, batch in fixed_blocks(
+            problem,
+            parameters,
+            n_blocks=self.n_blocks,
+            block_rows=self.block_rows,
+            seed=state.seed,
+            known=None if fresh else len(blocks),
+        ):
             found = kernel.accumulate(batch.x, batch.w, parameters)
             if not found.is_finite():
                 return state, Step(math.nan, sums.rows, kernel=kernel.name)
-            moved = family.moved(found, frame)
-            if number < len(blocks):
-                total = total + moved + blocks[number] * -1.0
-                blocks[number] = moved
-            elif fresh:
-                total = total + moved
-                blocks.append(moved)
+            sums.add(len(batch.x), found)
+            found = family.moved(found, frame)
+            if fresh:
+                total = total + found
+                blocks.append(found)
             else:
-                raise InputError(
-                    f"the source gave more than the {len(blocks)} blocks of its first pass: "
-                    "incremental EM needs the same rows in the same order every time"
-                )
+                total = total + found + blocks[number] * -1.0
+                blocks[number] = found
             mixed = total
             if fresh:
                 mixed = total + state.start * self._start_weight(parameters, float(total.rows))
@@ -128,9 +128,9 @@ class IncrementalEM(Method):
                 blocks=[batch],
                 kernel=kernel,
             )
+            sums.m_step(after)
             parameters = after.parameters
             rescues += int(after.rescued.sum())
-            sums.add(len(batch.x), found, after)
         state = replace(
             state,
             parameters=parameters,
@@ -139,13 +139,6 @@ class IncrementalEM(Method):
             blocks=tuple(blocks),
         )
         return state, sums.step(kernel.name)
-
-    def _block_rows(self, parameters: Parameters, problem: Problem) -> int:
-        if self.block_rows is not None:
-            return self.block_rows
-        if problem.source.n_rows is None:
-            return parameters.n_components * parameters.family.min_rows(parameters.n_features)
-        return max(1, math.ceil(problem.source.n_rows / self.n_blocks))
 
     def _start_weight(self, parameters: Parameters, seen: float) -> float:
         """Rows that the start counts for: enough to keep every covariance well posed."""

@@ -94,17 +94,20 @@ class StepSums:
     def __init__(self) -> None:
         self.rows = 0
         self._log_prob = self._weight = 0.0
-        self._rescued = self._collapsed = 0
+        self.rescued = self._collapsed = 0
 
-    def add(self, rows: int, moments: Moments, after: MStep) -> None:
-        """One batch: how many rows, their moments, and the M-step that followed."""
+    def add(self, rows: int, moments: Moments) -> None:
+        """An E-step: how many rows, and their moments."""
         self.rows += rows
         self._log_prob += float(moments.log_prob)
         self._weight += float(moments.rows)
-        self._rescued += int(after.rescued.sum())
+
+    def m_step(self, after: MStep) -> None:
+        """An M-step."""
+        self.rescued += int(after.rescued.sum())
         self._collapsed = after.collapsed
 
     def step(self, kernel: str, *, last: bool = False) -> Step:
         """The report; its log-likelihood is of every batch before its own M-step."""
         mean = self._log_prob / self._weight if self._weight else math.nan
-        return Step(mean, self.rows, 0.0, self._rescued, self._collapsed, kernel, last)
+        return Step(mean, self.rows, 0.0, self.rescued, self._collapsed, kernel, last)

@@ -142,7 +142,8 @@ class OnlineEM(Method):
             if not moments.is_finite():
                 return state, Step(math.nan, sums.rows, kernel=kernel.name)
             state, after = self._learn(state, batch, moments, kernel)
-            sums.add(len(batch.x), moments, after)
+            sums.add(len(batch.x), moments)
+            sums.m_step(after)
             if self.rows_per_step is not None and sums.rows >= self.rows_per_step:
                 break
         else:

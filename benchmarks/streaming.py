@@ -1,0 +1,126 @@
+"""Exact EM on rows in memory, in a .npy file and in parquet shards: speed and peak memory.
+
+python benchmarks/streaming.py --rows 50000000 --folder /tmp/streaming   # 6.4 GB twice on disk
+python benchmarks/streaming.py --rows 5000000 --folder /tmp/streaming    # a tenth
+
+Each case runs in a process of its own, so that its peak of resident memory is its own. Prints a
+Markdown table: seconds per step (the median of the steps after the first), rows per second, the
+ratio to rows in memory, peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+FEATURES, SHARDS = 32, 20
+MODELS = {"diagonal": 64, "full": 32}
+
+
+def part(number: int, rows: int) -> np.ndarray:
+    """Rows of one shard: 64 clusters, always the same for the same number."""
+    means = np.random.default_rng(0).normal(size=(64, FEATURES)).astype(np.float32) * 3
+    rng = np.random.default_rng((1, number))
+    return means[rng.integers(64, size=rows)] + rng.standard_normal(
+        (rows, FEATURES), dtype=np.float32
+    )
+
+
+def make(folder: Path, rows: int) -> None:
+    """The same rows as one .npy file and as parquet shards, unless they are there."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "shards").mkdir(exist_ok=True)
+    done = folder / f"done-{rows}"
+    if done.exists():
+        return
+    table = np.lib.format.open_memmap(
+        folder / "rows.npy", mode="w+", dtype=np.float32, shape=(rows, FEATURES)
+    )
+    for number, start in enumerate(range(0, rows, rows // SHARDS)):
+        x = part(number, min(rows // SHARDS, rows - start))
+        table[start : start + len(x)] = x
+        names = [f"x{j}" for j in range(FEATURES)]
+        shard = pa.table([pa.array(column) for column in x.T], names=names)
+        pq.write_table(
+            shard,
+            folder / "shards" / f"part-{number:03d}.parquet",
+            row_group_size=65_536,
+            compression="none",
+            use_dictionary=False,
+        )
+    table.flush()
+    done.touch()
+
+
+def measure(source: str, family: str, folder: Path, steps: int) -> dict[str, float | str]:
+    """Run in its own process: fit a few steps from a fixed start."""
+    import torch
+
+    import torchgmm as tg
+
+    warnings.simplefilter("ignore")
+    data = {
+        "memory": lambda: torch.from_numpy(np.load(folder / "rows.npy")),
+        "npy": lambda: folder / "rows.npy",
+        "parquet": lambda: folder / "shards",
+    }[source]()
+    k = MODELS[family]
+    mixture = tg.GaussianMixture(k, FEATURES, family)
+    first = part(0, 100_000)
+    start = tg.GaussianMixture(k, FEATURES, family)
+    start.fit(first, tg.EM(max_iter=0), generator=0)
+    p = start.as_parameters(torch.float64).map(torch.Tensor.detach)
+    result = tg.fit(mixture, data, tg.EM(max_iter=steps), init=p, stop=tg.Tolerance(0))
+    times = [step.seconds for step in result.history]
+    return {
+        "source": source,
+        "family": f"{family}, K={k}",
+        "seconds": statistics.median(times[1:]) if len(times) > 1 else times[0],
+        "rows": result.history[0].rows,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "log_likelihood": result.log_likelihood,
+    }
+
+
+def main() -> None:
+    """Make the data, run every case, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--case", nargs=2, metavar=("SOURCE", "FAMILY"))
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(*arguments.case, arguments.folder, arguments.steps)))
+        return
+    make(arguments.folder, arguments.rows)
+    print("| model | rows in | s per step | rows/s | of memory's speed | peak MB | nats per row |")
+    print("|---|---|---|---|---|---|---|")
+    for family in MODELS:
+        memory = 0.0
+        for source in ("memory", "npy", "parquet"):
+            command = [sys.executable, __file__, "--folder", str(arguments.folder)]
+            command += ["--steps", str(arguments.steps), "--case", source, family]
+            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            speed = found["rows"] / found["seconds"]
+            memory = memory or speed
+            print(
+                f"| {found['family']} | {source} | {found['seconds']:.1f} | {speed:,.0f} | "
+                f"{speed / memory:.0%} | {found['peak_mb']:.0f} | {found['log_likelihood']:.6f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""Loaders, streams and data sets: what a batch may be, and what is said when one fails."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import torchgmm as tg
+from tests.cases import blobs
+from torchgmm import InputError
+from torchgmm.data import ArraySource, Block, DatasetSource, LoaderSource, as_source
+
+
+@pytest.fixture
+def x():
+    return blobs(100, 3, 2)
+
+
+def all_rows(source):
+    return torch.cat([block.x for block in source.blocks()])
+
+
+def chunks(x, rows=7):
+    return list(x.split(rows))
+
+
+class Lines(IterableDataset):
+    """Items of an iterable, one by one."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+class Failing(Dataset):
+    """Cannot give row 57."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        if i == 57:
+            raise OSError("the disk is gone")
+        return self.x[i]
+
+
+# what a batch may be
+
+
+@pytest.mark.parametrize(
+    ("batch", "options"),
+    [
+        (lambda b: b, {}),
+        (lambda b: b.numpy(), {}),
+        (lambda b: b.tolist(), {}),
+        (lambda b: (b, torch.arange(len(b))), {}),
+        (lambda b: [b], {}),
+        (lambda b: ("name", torch.zeros(1), b), {"key": 2}),
+        (lambda b: {"x": b}, {}),
+        (lambda b: {"x": b, "y": 0}, {"key": "x"}),
+        (lambda b: {"a": b[:, 0], "bc": b[:, 1:], "d": 0}, {"columns": ["a", "bc"]}),
+        (lambda b: Block(b, None, 0), {}),
+    ],
+    ids="tensor array lists pair single place only-key key columns block".split(),
+)
+def test_batches_of_many_shapes(x, batch, options):
+    made = [batch(b) for b in chunks(x)]
+    if isinstance(made[0], tuple) and isinstance(made[0][0], str):
+        made = [list(b[1:]) for b in made]
+        options = {"key": 1}
+    assert torch.equal(all_rows(as_source(lambda: iter(made), **options)), x)
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "said"),
+    [
+        ([{"x": 1, "y": 2}], {}, r"batch 0 .*a batch is a dict: choose key= from x, y"),
+        ([{"x": 1}], {"key": "z"}, "a batch has no 'z'; it has x"),
+        ([(torch.ones(2, 2),)], {"weights": 1}, "a batch has 1 parts; there is no part 1"),
+        (["text"], {}, "a batch is str, not rows"),
+        ([None], {}, "a batch is NoneType, not rows"),
+        ([torch.ones(2, 2, 2)], {}, r"rows must be \(N, D\), got shape \(2, 2, 2\)"),
+        ([torch.ones(4)], {}, r"rows must be a table \(N, D\)"),
+        ([], {}, "list_iterator gave no rows"),
+        (
+            [torch.ones(2, 3), torch.ones(2, 4)],
+            {},
+            r"batch 1 \(rows 2\.\.3\) .*its rows have shape \(4,\), those before \(3,\)",
+        ),
+        (
+            [(torch.ones(2, 3), torch.ones(2)), (torch.ones(2, 3), -torch.ones(2))],
+            {"weights": 1},
+            r"batch 1 .*2 negative value",
+        ),
+    ],
+)
+def test_batches_that_are_no_rows(batches, options, said):
+    with pytest.raises(InputError, match=said):
+        list(as_source(iter(batches), **options).blocks())
+
+
+def test_empty_batches_are_passed_over(x):
+    source = as_source(lambda: iter([x[:0], x[:50], x[50:50], x[50:]]))
+    assert torch.equal(all_rows(source), x)
+
+
+def test_gradients_stay_outside(x):
+    assert not all_rows(as_source(lambda: iter([x.requires_grad_()]))).requires_grad
+
+
+def test_small_batches_are_joined(x):
+    source = as_source(lambda: iter(chunks(x, 3)))
+    assert [len(block.x) for block in source.blocks()] == [100]
+    assert torch.equal(next(source.blocks()).numbers(), torch.arange(100))
+
+
+def test_half_precision_and_integers(x):
+    assert as_source(lambda: iter([x.half()])).dtype == torch.float16
+    source = as_source(lambda: iter([x.mul(10).to(torch.uint8)] * 2))
+    assert source.dtype == torch.uint8
+    assert tg.GaussianMixture(1).fit(source, generator=0).n_steps
+
+
+# loaders and data sets
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_with_its_labels(x, workers):
+    loader = DataLoader(TensorDataset(x, torch.arange(100)), batch_size=30, num_workers=workers)
+    source = as_source(loader)
+    assert torch.equal(all_rows(source), x)
+    assert torch.equal(all_rows(source), x)
+
+
+def test_a_loader_that_shuffles_gives_all_rows(x):
+    loader = DataLoader(TensorDataset(x), batch_size=32, shuffle=True)
+    rows = all_rows(as_source(loader))
+    assert torch.equal(rows[:, 0].sort().values, x[:, 0].sort().values)
+
+
+def test_the_first_batch_of_a_loader_is_loaded_once(x):
+    opened = []
+
+    def made():
+        opened.append(1)
+        return iter(chunks(x))
+
+    source = as_source(made)
+    assert (source.first().x.shape, len(opened)) == ((7, 3), 1)
+    assert torch.equal(all_rows(source), x)
+    assert len(opened) == 1
+
+
+def test_items_of_an_iterable_data_set_are_collated(x):
+    assert torch.equal(all_rows(as_source(Lines(list(x)))), x)
+    assert torch.equal(all_rows(as_source(Lines(chunks(x)))), x)  # tables already
+
+
+def test_a_tensor_data_set_is_its_tensors(x):
+    w = torch.arange(100.0)
+    source = as_source(TensorDataset(w, x), 0, key=1)
+    assert isinstance(source, ArraySource)
+    assert torch.equal(source.blocks().__next__().w, w.double())
+    with pytest.raises(InputError, match="has 2 tensors; there is no 2"):
+        as_source(TensorDataset(w, x), 2, key=1)
+
+
+def test_weights_of_a_data_set_from_an_array(x):
+    source = as_source(Failing(x[:50]), torch.arange(50.0))
+    batch = next(source.batches(20, seed=0, epoch=0))
+    assert batch.w.tolist() == batch.numbers().tolist()
+    with pytest.raises(InputError, match="weights of batches come with them"):
+        as_source(lambda: iter([x]), torch.ones(100))
+
+
+def test_a_batched_fetch_is_used(x):
+    class Batched(Failing):
+        def __getitems__(self, numbers):
+            return [self.x[i] for i in numbers]
+
+    assert torch.equal(all_rows(as_source(Batched(x))), x)
+
+
+def test_data_sets_without_rows():
+    with pytest.raises(InputError, match="TensorDataset is empty"):
+        DatasetSource(TensorDataset(torch.ones(0, 2)))
+
+    class Endless(Dataset):
+        def __getitem__(self, i):
+            return torch.ones(2)
+
+    with pytest.raises(InputError, match=r"Endless has no len\(\): make it an IterableDataset"):
+        as_source(Endless())
+
+
+def test_a_stream_of_hugging_face(x):
+    class Streaming:
+        column_names = None
+
+        def with_format(self, name):
+            assert name == "torch"
+            return self
+
+        def iter(self, batch_size):
+            return iter({"x": part} for part in x.split(batch_size))
+
+    assert torch.equal(all_rows(as_source(Streaming(), key="x")), x)
+
+
+# what fails
+
+
+def test_a_loader_that_raises_names_batch_and_rows(x):
+    source = as_source(DataLoader(Failing(x), batch_size=10))
+    said = r"batch 5 \(rows 50\.\.59\) of DataLoader could not be loaded: OSError: the disk is gone"
+    with pytest.raises(InputError, match=said) as caught:
+        all_rows(source)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_loader_that_raises_in_a_worker(x):
+    source = as_source(DataLoader(Failing(x), batch_size=10, num_workers=1))
+    with pytest.raises(InputError, match=r"batch 5 \(rows 50\.\.59\) .*disk is gone"):
+        all_rows(source)
+
+
+def test_a_data_set_that_raises_names_the_rows(x):
+    source = as_source(Failing(x))
+    with pytest.raises(InputError, match=r"rows 0\.\.99 of Failing .*the disk is gone"):
+        all_rows(source)
+    with pytest.raises(InputError, match="rows 3, 57 of Failing could not be loaded"):
+        source.take(torch.tensor([3, 57]))
+
+
+def test_a_function_that_raises(x):
+    def broken():
+        yield x[:40]
+        raise RuntimeError("no more")
+
+    with pytest.raises(InputError, match=r"batch 1 \(rows 40\.\.79\) of broken .*no more"):
+        all_rows(as_source(broken))
+    with pytest.raises(InputError, match="could not be opened: TypeError"):
+        as_source(lambda argument: iter([x]))
+
+
+def test_a_fit_can_be_repeated_after_an_error(x):
+    fail = [True]
+
+    def sometimes():
+        yield x[:50]
+        if fail:
+            raise OSError("later")
+        yield x[50:]
+
+    source, mixture = as_source(sometimes), tg.GaussianMixture(2)
+    with pytest.raises(InputError, match="later"):
+        mixture.fit(source, generator=0)
+    fail.clear()
+    assert mixture.fit(source, generator=0).n_steps
+
+
+# one pass
+
+
+def test_an_iterator_can_be_read_once(x):
+    source = as_source(iter(chunks(x)))
+    assert not source.replayable
+    assert source.n_features == 3
+    assert torch.equal(all_rows(source), x)
+    said = r"can be read only once, and they were: exact EM .*Give a function that makes"
+    with pytest.raises(InputError, match=said):
+        all_rows(source)
+    with pytest.raises(InputError, match="read only once"):
+        source.sample(1, torch.Generator())
+
+
+@pytest.mark.parametrize("size", [1, 10, 1000])
+def test_a_sample_of_a_stream_is_its_beginning_and_loses_nothing(x, size):
+    w = torch.ones(100)
+    w[:10] = 0
+    parts = zip(chunks(x), chunks(w), strict=True)
+    source = as_source(parts, 1)
+    sample = source.sample(size, torch.Generator().manual_seed(0))
+    assert len(sample.x) == min(size, 90)
+    assert torch.equal(sample.x, x[sample.numbers()])
+    assert bool((sample.w > 0).all())
+    assert torch.equal(all_rows(source), x)
+
+
+def test_batches_of_a_stream_mix_its_rows(x):
+    batches = list(as_source(iter(chunks(x))).batches(30, seed=0, epoch=0))
+    numbers = torch.cat([b.numbers() for b in batches])
+    assert [len(b.x) for b in batches] == [30, 30, 30, 10]
+    assert not torch.equal(numbers, torch.arange(100))
+    assert torch.equal(numbers.sort().values, torch.arange(100))
+
+
+def test_an_iterator_in_disguise_is_found_out(x):
+    once = iter(chunks(x))
+    source = as_source(lambda: once)
+    all_rows(source)
+    with pytest.raises(InputError, match="gave no rows this time, though it did before: if it"):
+        all_rows(source)
+
+
+def test_an_endless_stream(x):
+    def endless():
+        while True:
+            yield x
+
+    batches = LoaderSource(endless).batches(64, seed=0, epoch=0)
+    assert [len(next(batches).x) for _ in range(20)] == [64] * 20
+
+
+# the door
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "no data were given"),
+        ({"x": [1.0]}, "a dict holds no rows: give one table, or a list of batches"),
+        (torch.nn.Linear(2, 2), "a Linear holds no rows: a network is an encoder"),
+        ([], "rows must be a table"),
+        (3, "rows must be a table"),
+        (["a.npy", "b.npy"], "a.npy does not exist"),
+        (object(), "rows must be numbers"),
+    ],
+)
+def test_things_that_hold_no_rows(data, said):
+    with pytest.raises(InputError, match=said):
+        as_source(data)
+
+
+def test_lists_of_numbers_and_of_rows_are_tables_and_of_tables_are_batches(x):
+    assert as_source([[1, 2], [3, 4]]).n_rows == 2
+    assert as_source(list(x)).n_rows == 100
+    assert torch.equal(all_rows(as_source(chunks(x))), x)
+    assert torch.equal(all_rows(as_source([c.numpy() for c in chunks(x)])), x)
+
+
+@pytest.mark.parametrize(
+    ("data", "option"),
+    [
+        (np.ones((2, 2)), {"columns": [0]}),
+        (np.ones((2, 2)), {"name": "x"}),
+        (lambda: iter([np.ones((2, 2))]), {"name": "x"}),
+        ("x.npy", {"key": 0}),
+        (ArraySource(np.ones((2, 2))), {"key": 0}),
+    ],
+)
+def test_options_that_do_not_belong_are_refused(data, option):
+    (name,) = option
+    with pytest.raises(InputError, match=f"{name}= does not belong to data of type"):
+        as_source(data, **option)
+
+
+def test_a_source_has_its_weights_already(x):
+    source = ArraySource(x)
+    assert as_source(source) is source
+    with pytest.raises(InputError, match="weights go into the source"):
+        as_source(source, torch.ones(100))

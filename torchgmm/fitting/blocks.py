@@ -1,0 +1,62 @@
+"""The same blocks of rows on every pass, for the methods that keep statistics of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ..data import Block
+from ..errors import InputError
+from ..parameters import Parameters
+from .base import Problem
+
+__all__ = ["fixed_blocks", "require_replay"]
+
+
+def require_replay(problem: Problem, what: str, instead: str) -> None:
+    """Refuse a source that can be read only once, saying why and what to do."""
+    if not problem.source.replayable:
+        raise InputError(
+            f"{what}, but this source can be read only once: give something that can be read "
+            f"again (a function that makes the iterator), or {instead}"
+        )
+
+
+def fixed_blocks(
+    problem: Problem,
+    parameters: Parameters,
+    *,
+    n_blocks: int,
+    block_rows: int | None,
+    seed: int,
+    known: int | None,
+) -> Iterator[tuple[int, Block]]:
+    """Numbered blocks, random but the same for the same seed.
+
+    Args:
+        problem: whose rows.
+        parameters: their size says what a block is where the number of rows is not known.
+        n_blocks: into how many the rows are cut.
+        block_rows: rows of a block; from `n_blocks` if None.
+        seed: of the cut.
+        known: how many blocks there were before, None at the first pass.
+
+    Raises:
+        InputError: the source gives other blocks than at its first pass.
+    """
+    source = problem.source
+    size = block_rows
+    if size is None and source.n_rows is not None:
+        size = max(1, math.ceil(source.n_rows / n_blocks))
+    if size is None:
+        size = parameters.n_components * parameters.family.min_rows(parameters.n_features)
+    count = 0
+    for batch in source.batches(size, seed=seed, epoch=0):
+        if known is None or count < known:
+            yield count, batch
+        count += 1
+    if known is not None and count != known:
+        raise InputError(
+            f"the source gave {count} blocks after {known} in its first pass: this method needs "
+            "the same rows in the same order every time"
+        )
