@@ -25,6 +25,28 @@ def _diagonal(matrix):
     return matrix.diagonal(dim1=-2, dim2=-1)
 
 
+# maps of the rows, drawn at random, that turn covariances of a family into such
+
+
+def rotation(d, g):
+    return torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q
+
+
+def any_matrix(d, g):
+    stretch = 0.25 + 3 * torch.rand(d, generator=g, dtype=torch.float64)
+    return rotation(d, g) @ torch.diag(stretch) @ rotation(d, g)
+
+
+def axes(d, g):
+    stretch = 0.25 + 3 * torch.rand(d, generator=g, dtype=torch.float64)
+    sign = torch.randint(2, (d,), generator=g) * 2 - 1
+    return torch.diag(stretch * sign)[torch.randperm(d, generator=g)]
+
+
+def similarity(d, g):
+    return (0.25 + 3 * torch.rand((), generator=g, dtype=torch.float64)) * rotation(d, g)
+
+
 class Structure(NamedTuple):
     """What a family is, said with dense matrices `(K, D, D)`."""
 
@@ -32,6 +54,7 @@ class Structure(NamedTuple):
     estimate: Callable  # scatters (K, D, D), counts (K,) -> public covariances
     reduce: Callable  # scatters (K, D, D) -> Moments.second
     n_parameters: Callable  # K, D -> int
+    moves: Callable  # D, generator -> a matrix A for which rows x A stay in the family
 
 
 STRUCTURES = {
@@ -40,36 +63,42 @@ STRUCTURES = {
         lambda s, n: s / n[:, None, None],
         lambda s: s,
         lambda k, d: k * d * (d + 1) // 2,
+        any_matrix,
     ),
     "tied": Structure(
         lambda c, k, d: c.expand(k, d, d),
         lambda s, n: s.sum(0) / n.sum(),
         lambda s: s.sum(0, keepdim=True),
         lambda k, d: d * (d + 1) // 2,
+        any_matrix,
     ),
     "diagonal": Structure(
         lambda c, k, d: torch.diag_embed(c),
         lambda s, n: _diagonal(s) / n[:, None],
         _diagonal,
         lambda k, d: k * d,
+        axes,
     ),
     "spherical": Structure(
         lambda c, k, d: _eye(c, d),
         lambda s, n: _trace(s) / (n * s.shape[-1]),
         lambda s: _trace(s)[:, None],
         lambda k, d: k,
+        similarity,
     ),
     "tied_diagonal": Structure(
         lambda c, k, d: torch.diag_embed(c).expand(k, d, d),
         lambda s, n: _diagonal(s).sum(0) / n.sum(),
         lambda s: _diagonal(s).sum(0, keepdim=True),
         lambda k, d: d,
+        axes,
     ),
     "tied_spherical": Structure(
         lambda c, k, d: _eye(c, d).expand(k, d, d),
         lambda s, n: _trace(s).sum() / (n.sum() * s.shape[-1]),
         lambda s: _trace(s).sum().reshape(1, 1),
         lambda k, d: 1,
+        similarity,
     ),
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cases import FAMILIES, blobs, drawn
+from tests.cases import EASY, FAMILIES, blobs
 from torchgmm import EM, ConvergenceWarning, GaussianMixture, InputError, TorchGMMError
 from torchgmm.errors import SingularCovarianceError
 from torchgmm.fitting import RelativeTolerance, Rescue, Tolerance
@@ -360,7 +360,7 @@ class TestDegenerateRows:
             GaussianMixture(2, covariance=family, dtype=dtype).fit(x, EM(reg_covar=0), generator=0)
 
     def test_duplicated_rows_change_nothing(self, family, dtype):
-        x, start = blobs(60, 2).to(dtype), drawn(family, 3, 2)
+        x, start = EASY[0].rows(dtype), EASY[0].start(family)
         answers = []
         for rows in (x, torch.cat([x, x])):
             mixture = GaussianMixture(3, covariance=family, dtype=dtype)

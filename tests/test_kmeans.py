@@ -118,6 +118,16 @@ def test_a_common_offset_costs_no_digits(dtype):
     assert torch.equal(labels, torch.cdist(here, expected).argmin(1))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_common_offset_draws_the_same_first_centres(dtype):
+    offset = {torch.float32: 3e4, torch.float64: 1e9}[dtype]
+    x = (blobs(300, 3, k=4, separation=3.0) + offset).to(dtype)
+    for seed in range(5):
+        there = kmeans_plus_plus(x, None, 6, torch.Generator().manual_seed(seed))
+        here = kmeans_plus_plus(x.double() - offset, None, 6, torch.Generator().manual_seed(seed))
+        assert torch.equal(there - offset, here)
+
+
 def test_the_distance_to_the_nearest_centre_is_right():
     x, centres = blobs(100, 3), blobs(7, 3, seed=1)
     labels, distances = assign(x, centres)

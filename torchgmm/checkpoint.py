@@ -61,7 +61,7 @@ class Checkpoint(Observer):
         self.every = every
         self._generator = torch.Generator()
         self._written = -float("inf")
-        self._unwritten: Event | None = None
+        self._unwritten: tuple[Event, Tensor] | None = None
 
     def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
         """Remember the generator, whose state belongs to a checkpoint."""
@@ -69,7 +69,8 @@ class Checkpoint(Observer):
 
     def on_step(self, event: Event) -> None:
         """Write, if it is time."""
-        self._unwritten = event
+        # as it is now: the seeding of the next run draws from it before this may be written
+        self._unwritten = event, self._generator.get_state()
         if time.monotonic() - self._written >= self.every:
             self._write()
 
@@ -80,8 +81,8 @@ class Checkpoint(Observer):
 
     def _write(self) -> None:
         assert self._unwritten is not None
-        event, self._unwritten = self._unwritten, None
-        tensors: dict[str, Tensor] = {"generator": self._generator.get_state()}
+        (event, generator), self._unwritten = self._unwritten, None
+        tensors: dict[str, Tensor] = {"generator": generator}
         content = {
             "run": event.run,
             "state": _packed(event.state, "state", tensors),

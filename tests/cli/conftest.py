@@ -7,13 +7,13 @@ from tests.cli.common import PLAIN
 from torchgmm.cli import main
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rows():
     generator = np.random.default_rng(0)
     return np.concatenate([generator.normal(0, 1, (60, 3)), generator.normal(6, 2, (40, 3))])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory, rows):
     """A folder with rows.npy and a fit of it, `fitted/`."""
     here = tmp_path_factory.mktemp("cli")

@@ -1,5 +1,7 @@
 """`torchgmm score | predict | sample | show`: the answers of the library, on disk."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,18 @@ def test_every_format_gives_the_same_score(suffix, tmp_path, rows, mixture_file,
     mixture = tg.load(mixture_file)
     assert f"{float(mixture.score(rows)):.6f} nats per row" in capsys.readouterr().out
     np.testing.assert_array_equal(np.load(out), mixture.log_prob(rows).detach().numpy())
+
+
+@pytest.mark.parametrize("word", ["shards", "shards/*.npy"])
+def test_a_folder_or_a_pattern_is_one_table(
+    word, tmp_path, rows, mixture_file, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("shards").mkdir()
+    np.save("shards/a.npy", rows[:30])
+    np.save("shards/b.npy", rows[30:])
+    assert main(["score", mixture_file, "--data", word]) == 0
+    assert f"{float(tg.load(mixture_file).score(rows)):.6f} nats" in capsys.readouterr().out
 
 
 def test_columns_weights_and_absent_rows(tmp_path, rows, mixture_file, capsys):

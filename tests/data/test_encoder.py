@@ -147,7 +147,7 @@ def test_fitting_a_latent_space_is_one_call(network, images):
     tg.fit(mixture, as_source(loader, encoder=network), tg.EM(max_iter=3), generator=0)
     other = tg.GaussianMixture(2)
     tg.fit(other, latent(network, images), tg.EM(max_iter=3), generator=0)
-    # the loader's rows are sampled by a reservoir: all of them, in the same order
+    # float32 rows, encoded in batches of other sizes
     torch.testing.assert_close(mixture.means, other.means, rtol=1e-3, atol=1e-3)
 
 

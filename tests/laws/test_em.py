@@ -44,35 +44,6 @@ def test_permuting_components_permutes_the_answer(problem, seed):
     assert_close(other.parameters, permuted(result.parameters, order), 1e-9)  # sums in other orders
 
 
-def rotation(d, g):
-    return torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q
-
-
-def any_matrix(d, g):
-    stretch = 0.25 + 3 * torch.rand(d, generator=g, dtype=torch.float64)
-    return rotation(d, g) @ torch.diag(stretch) @ rotation(d, g)
-
-
-def axes(d, g):
-    stretch = 0.25 + 3 * torch.rand(d, generator=g, dtype=torch.float64)
-    sign = torch.randint(2, (d,), generator=g) * 2 - 1
-    return torch.diag(stretch * sign)[torch.randperm(d, generator=g)]
-
-
-def similarity(d, g):
-    return (0.25 + 3 * torch.rand((), generator=g, dtype=torch.float64)) * rotation(d, g)
-
-
-MAPS = {
-    "full": any_matrix,
-    "tied": any_matrix,
-    "diagonal": axes,
-    "tied_diagonal": axes,
-    "spherical": similarity,
-    "tied_spherical": similarity,
-}
-
-
 def mapped(parameters, a, b):
     """The mixture of the rows `x a + b`."""
     plain = naive(parameters)
@@ -89,7 +60,7 @@ def test_a_fit_moves_with_the_rows(family, data):
     problem = data.draw(problems(families=[family]))
     g = torch.Generator().manual_seed(data.draw(seeds))
     d = problem.start.n_features
-    a, b = MAPS[family](d, g), 5 * torch.randn(d, generator=g, dtype=torch.float64)
+    a, b = STRUCTURES[family].moves(d, g), 5 * torch.randn(d, generator=g, dtype=torch.float64)
     here = climbed(problem)
     there = problem.fit(problem.x @ a + b, mapped(problem.start, a, b))
     assert_close(there.parameters, mapped(here.parameters, a, b), 1e-8)  # condition 100 of a

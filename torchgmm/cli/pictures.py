@@ -121,9 +121,11 @@ def draw(
 ) -> None:
     """Draw a picture, the history of the fit beside it, into a PNG file."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     picture = PICTURES[name]
-    figure = Figure(figsize=picture.size, dpi=120, layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = Figure(figsize=picture.size, dpi=120, layout=layout)
     left, right = figure.subfigures(
         1, 2, width_ratios=[picture.ratio, 1], wspace=0.02, squeeze=False
     )[0]

@@ -53,11 +53,6 @@ class Recorder(Observer):
             self.steps = best.history
         self._since = now
 
-    def on_end(self, result: FitResult | None) -> None:
-        """Keep the best run of all."""
-        if result is not None:
-            self.steps = result.history
-
 
 @dataclass(frozen=True)
 class Report:

@@ -183,11 +183,11 @@ def _reservoir(blocks: Iterator[Block], size: int, generator: torch.Generator) -
         if block.w is not None:
             block = block.take(block.w.nonzero().squeeze(-1))
         n = len(block.x)
-        # row number t (from 1) enters with probability size / t, at a random place
-        t = torch.arange(seen + 1, seen + n + 1, dtype=torch.float64)
         fresh = max(0, min(size - seen, n))
-        place = (torch.rand(n, generator=generator, dtype=torch.float64) * t).long()
-        place[:fresh] = torch.arange(seen, seen + fresh)
+        # row number t (from 1) enters with probability size / t, at a random place
+        t = torch.arange(seen + fresh + 1, seen + n + 1, dtype=torch.float64)
+        drawn = (torch.rand(n - fresh, generator=generator, dtype=torch.float64) * t).long()
+        place = torch.cat([torch.arange(seen, seen + fresh), drawn])
         enters = (place < size).nonzero().squeeze(-1)
         kept = _placed(kept, block.take(enters), place[enters])
         seen += n

@@ -22,7 +22,7 @@ _DECODED_ROWS = 2**15
 # smaller batches than this are not worth handing to pyarrow's threads
 _THREADS_FROM = 2**14
 # what pyarrow holds of every column of a row group that is open: pages, dictionary, buffers
-_COLUMN_BYTES = 4 * 2**20
+_COLUMN_BYTES = 6 * 2**20
 
 
 class ParquetTable(Table):
@@ -54,17 +54,22 @@ class ParquetTable(Table):
                 raise InputError(
                     f"the file has {file.metadata.num_rows} rows now, it had {self.n_rows}"
                 )
-            batches = file.iter_batches(
-                min(rows, _DECODED_ROWS),
-                row_groups=groups,
-                columns=self._wanted,
-                use_threads=rows >= _THREADS_FROM,
-            )
-            pieces = (self._rows(batch) for batch in batches)
+            pieces = (piece for group in groups for piece in self._group(file, group, rows))
             yield from recut(pieces, start - self._edges[groups[0]], stop - start, rows)
 
     def units(self, rows: int) -> list[tuple[int, int]]:
         return [(a, b) for a, b in pairwise(self._edges) if a < b]
+
+    def _group(self, file: Any, group: int, rows: int) -> Iterator[Rows]:
+        """One row group; asked for several, pyarrow would hold the pages of two at a time."""
+        batches = file.iter_batches(
+            min(rows, _DECODED_ROWS),
+            row_groups=[group],
+            columns=self._wanted,
+            use_threads=rows >= _THREADS_FROM,
+        )
+        for batch in batches:
+            yield self._rows(batch)
 
     def _open(self) -> Any:
         try:

@@ -33,70 +33,75 @@ def ahead(
         device: where the blocks will be used; for CUDA they are sent on a stream of their own.
     """
     lane = _Lane(device) if device is not None and device.type == "cuda" else None
-    free = threading.Semaphore(depth)
-    ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-    stopped = threading.Event()
-    reader = threading.Thread(
-        target=_read,
-        args=(blocks, lane, free, ready, stopped),
-        name="torchgmm-reader",
-        daemon=True,  # a read that hangs must not keep the interpreter
-    )
+    reader = _Reader(blocks, depth, lane)
     reader.start()
     try:
-        yield from _arriving(ready, free, lane)
+        yield from reader.arriving()
     finally:
-        stopped.set()
-        free.release()
-        reader.join(_PATIENCE)
+        reader.stop()
 
 
-def _arriving(
-    ready: queue.SimpleQueue[_Item], free: threading.Semaphore, lane: _Lane | None
-) -> Iterator[Block]:
-    while True:
-        item = ready.get()
-        if item is None:
-            return
-        if isinstance(item, BaseException):
-            raise item
-        if lane is not None:
-            lane.receive(*item)
-        free.release()
-        yield item[0]
-        del item  # not held while the next one is waited for
+class _Reader(threading.Thread):
+    """Reads into `ready` as long as there are tokens in `free`.
 
+    Both are simple queues, whose `put` may be called from a finaliser at any moment.
+    """
 
-def _read(
-    blocks: Iterator[Block],
-    lane: _Lane | None,
-    free: threading.Semaphore,
-    ready: queue.SimpleQueue[_Item],
-    stopped: threading.Event,
-) -> None:
-    end: BaseException | None = None
-    try:
+    def __init__(self, blocks: Iterator[Block], depth: int, lane: _Lane | None) -> None:
+        # a daemon: a read that hangs must not keep the interpreter
+        super().__init__(name="torchgmm-reader", daemon=True)
+        self._blocks, self._lane = blocks, lane
+        self._ready: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopped = False
+        for _ in range(depth):
+            self._free.put(None)
+
+    def run(self) -> None:
+        """In the thread."""
+        end: BaseException | None = None
+        try:
+            while self._may_read() and (item := self._next()) is not None:
+                self._ready.put(item)
+                del item
+        except BaseException as error:  # whatever it is, the caller raises it
+            end = error
+        try:
+            if isinstance(self._blocks, Generator):
+                self._blocks.close()  # here, in the thread that ran it: open files are closed
+        finally:
+            self._ready.put(end)
+
+    def arriving(self) -> Iterator[Block]:
+        """In the caller's thread."""
         while True:
-            free.acquire()
-            if stopped.is_set():
-                break
-            item = _next(blocks) if lane is None else lane.next(blocks)
+            item = self._ready.get()
             if item is None:
-                break
-            ready.put(item)
-            del item
-    except BaseException as error:  # whatever it is, the caller raises it
-        end = error
-    try:
-        if isinstance(blocks, Generator):
-            blocks.close()  # here, in the thread that ran it: open files are closed
-    finally:
-        ready.put(end)
+                return
+            if isinstance(item, BaseException):
+                raise item
+            if self._lane is not None:
+                self._lane.receive(*item)
+            self._free.put(None)
+            yield item[0]
+            del item  # not held while the next one is waited for
 
+    def stop(self) -> None:
+        """Ends the thread, and waits for it unless a read takes very long."""
+        self._stopped = True
+        self._free.put(None)
+        if self is not threading.current_thread():  # a finaliser may run anywhere
+            self.join(_PATIENCE)
 
-def _next(blocks: Iterator[Block]) -> tuple[Block, torch.cuda.Event | None] | None:
-    block = next(blocks, None)
-    return None if block is None else (block, None)
+    def _may_read(self) -> bool:
+        self._free.get()
+        return not self._stopped
+
+    def _next(self) -> tuple[Block, torch.cuda.Event | None] | None:
+        if self._lane is not None:
+            return self._lane.next(self._blocks)
+        block = next(self._blocks, None)
+        return None if block is None else (block, None)
 
 
 class _Lane:

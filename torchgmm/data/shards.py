@@ -30,7 +30,7 @@ _MOST_UNITS = 2**18
 _MOST_OPEN = 8
 _OPEN_BYTES = 2**28
 _PIECE_BYTES = 2**20
-_WINDOW_BYTES = 2**26
+_WINDOW_BYTES = 2**25
 # Text and compressed arrays are slow to read again and again: files this small are read once.
 _SMALL = 64 * 2**20
 _SLOW = (".csv", ".npz")

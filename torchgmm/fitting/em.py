@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..checks import check_count
+from ..checks import check_count, check_floor
 from ..data import Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -47,8 +47,7 @@ class EM(Method):
 
     def __post_init__(self) -> None:
         check_count("max_iter", self.max_iter, least=0)
-        if not 0 <= self.reg_covar < float("inf"):
-            raise InputError(f"reg_covar must be at least 0 and finite, got {self.reg_covar}")
+        check_floor(self.reg_covar)
         as_kernel(self.kernel)
 
     def init(self, parameters: Parameters, problem: Problem) -> State:

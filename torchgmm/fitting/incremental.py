@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..checks import check_count
+from ..checks import check_count, check_floor
+from ..errors import InputError
 from ..kernels import as_kernel
 from ..moments import Moments
 from ..parameters import Parameters, to_moments
@@ -76,6 +77,7 @@ class IncrementalEM(Method):
         check_count("n_blocks", self.n_blocks)
         if self.block_rows is not None:
             check_count("block_rows", self.block_rows)
+        check_floor(self.reg_covar)
         as_kernel(self.kernel)
 
     def init(self, parameters: Parameters, problem: Problem) -> IncrementalState:
@@ -83,7 +85,10 @@ class IncrementalEM(Method):
         return IncrementalState(parameters, start=to_moments(parameters), seed=seed)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
-        assert isinstance(state, IncrementalState)
+        if not isinstance(state, IncrementalState):
+            raise InputError(
+                f"IncrementalEM goes on from an IncrementalState, got a {type(state).__name__}"
+            )
         require_replay(
             problem, "incremental EM reads the same blocks at every step", "use OnlineEM"
         )

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checks import check_count
+from ..checks import check_count, check_floor
 from ..data import Block
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -30,7 +30,8 @@ class OnlineState(State):
         running: the mixture of the last M-step; with averaging `parameters` is another.
         moments: running statistics per row, about the means of `running`: their `rows` is 1.
         average: averaged statistics, about the same means.
-        lead: by how many nats per row the averaged mixture was the better one lately.
+        lead: by how many nats per row the averaged mixture was the better one lately; a draw
+            is its win.
         seen: `(K,)` weight that every component has seen.
         rows_seen: weight of all rows so far: the clock of the step sizes.
         epoch: passes completed.
@@ -114,6 +115,9 @@ class OnlineEM(Method):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0, got {value}")
+        if self.average not in ("auto", "always", "never"):
+            raise InputError(f"average must be auto, always or never, got {self.average!r}")
+        check_floor(self.reg_covar)
         as_kernel(self.kernel)
 
     def init(self, parameters: Parameters, problem: Problem) -> OnlineState:
@@ -132,10 +136,14 @@ class OnlineEM(Method):
         needed = parameters.n_components * parameters.family.min_rows(parameters.n_features)
         return max(1, needed // 2)
 
+    def _batch_rows(self, parameters: Parameters) -> int:
+        return self.batch_size or min(max(self.unit(parameters) // 2, 1024), 16_384)
+
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
-        assert isinstance(state, OnlineState)
+        if not isinstance(state, OnlineState):
+            raise InputError(f"OnlineEM goes on from an OnlineState, got a {type(state).__name__}")
         kernel = as_kernel(self.kernel)
-        size = self.batch_size or min(max(self.unit(state.parameters) // 2, 1024), 16_384)
+        size = self._batch_rows(state.running)
         sums, mid_pass = StepSums(), state.position > 0
         for batch in problem.batches(size, state.seed, state.epoch, state.position):
             moments = kernel.accumulate(batch.x, batch.w, state.running)
@@ -176,7 +184,7 @@ class OnlineEM(Method):
         mixed = _restarted(mixed, after)
         clock = state.rows_seen + weight
         share = min(1.0, (_FAVOUR + 1) * weight / (clock + _FAVOUR * weight))
-        average = state.average * (1 - share) + mixed * share
+        average = _restarted(state.average, after) * (1 - share) + mixed * share
         means = after.parameters.means
         state = replace(
             state,
@@ -193,26 +201,35 @@ class OnlineEM(Method):
 
     def _lead(self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel) -> float:
         """How the averaged mixture fares on a batch that neither has learnt from yet."""
-        if self.average != "auto" or state.position % _EVERY != _EVERY - 1:
+        weight = float(moments.rows)
+        number = 1 + round(state.rows_seen / weight)  # of the batch, in all passes
+        asked = number in (2, 4) or number % _EVERY == 0
+        enough = 2 * len(batch.x) >= self._batch_rows(state.running)  # the last of a pass may be 1
+        if self.average != "auto" or not (asked and enough):
             return state.lead
         averaged = kernel.accumulate(batch.x, batch.w, self._averaged(state))
-        lead = float(averaged.mean_log_prob - moments.mean_log_prob)
+        lead = float(averaged.mean_log_prob - moments.mean_log_prob) + _DRAW / weight
         return lead if math.isinf(state.lead) else 0.7 * state.lead + 0.3 * lead
 
     def _gain(self, clock: float, weight: float, unit: int) -> float:
         """The share of the batch: `1 - exp(-integral of (t + offset)^-exponent)` over its rows.
 
-        An integral, so that two halves of a batch forget as much as the whole.
+        An integral, so that two halves of a batch forget as much as the whole. With `forget` the
+        integrand is at least `unit / forget`, which it comes down to at some time.
         """
         start, end = clock / unit + self.offset, (clock + weight) / unit + self.offset
+        if self.forget is None:
+            return -math.expm1(-self._fallen(start, end))
+        least = unit / self.forget
+        turn = min(max(start, least ** (-1 / self.exponent)), end)
+        return -math.expm1(-self._fallen(start, turn) - (end - turn) * least)
+
+    def _fallen(self, start: float, end: float) -> float:
+        """The integral of `t ** -exponent`."""
         if self.exponent == 1:
-            decay = math.log(end / start)
-        else:
-            rest = 1 - self.exponent
-            decay = (end**rest - start**rest) / rest
-        if self.forget is not None:
-            decay = max(decay, weight / self.forget)
-        return -math.expm1(-decay)
+            return math.log(end / start)
+        rest = 1 - self.exponent
+        return (end**rest - start**rest) / rest
 
     def _answer(self, state: OnlineState) -> Parameters:
         favoured = self.average == "always" or (self.average == "auto" and state.lead > 0)
@@ -225,8 +242,12 @@ class OnlineEM(Method):
 
 # weight of later statistics in the average: 0 is the plain mean of all
 _FAVOUR = 3.0
-# the averaged mixture is tried on one batch in so many
+# the averaged mixture is tried on the second batch, the fourth, and then on one in so many
 _EVERY = 8
+# Two mixtures whose log-likelihoods differ by d nats differ by sqrt(2 d / n) by chance on n rows
+# (the variance of log p / q is twice their divergence). Below two such deviations it is a draw,
+# that is below 8 / n; some six batches count in the smoothed lead.
+_DRAW = 1.4
 
 
 def _restarted(moments: Moments, after: MStep) -> Moments:
@@ -240,7 +261,11 @@ def _restarted(moments: Moments, after: MStep) -> Moments:
     weight = torch.where(mask, fresh.weight, moved.weight)
     first = torch.where(mask.unsqueeze(-1), 0, moved.first)
     second = moved.second
-    if not family.tied:
+    if family.tied:  # what the lost ones had left there, about their new places
+        lost = torch.where(mask.unsqueeze(-1), moved.first, 0)
+        count = moved.weight.clamp_min(torch.finfo(lost.dtype).tiny).unsqueeze(-1)
+        second = second - family.outer(lost, lost / count)
+    else:
         second = torch.where(mask.reshape(-1, *[1] * family.n_axes), fresh.second, second)
     share = weight.sum()
     return Moments(

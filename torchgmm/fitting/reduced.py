@@ -23,6 +23,10 @@ from .rescue import Rescue
 __all__ = ["ReducedState", "VarianceReducedEM"]
 
 
+# an estimate that is a difference may look empty for a moment: the next snapshot decides
+_LATER = Rescue(empty="keep", collapsed="keep")
+
+
 @dataclass(frozen=True)
 class ReducedState(State):
     """What variance-reduced EM goes on from.
@@ -141,7 +145,7 @@ class VarianceReducedEM(Method):
         return state, sums.step(kernel.name)
 
     def _reduced(self, state: ReducedState, problem: Problem, kernel: Kernel) -> tuple[State, Step]:
-        family, parameters, rescues = state.parameters.family, state.parameters, state.rescues
+        family, parameters = state.parameters.family, state.parameters
         snapshot = running = _total(list(state.blocks))
         frame, sums = snapshot.frame, StepSums()
         for number, batch in self._blocks(state, problem, known=len(state.blocks)):
@@ -161,18 +165,14 @@ class VarianceReducedEM(Method):
                 running,
                 parameters,
                 floor=self.reg_covar,
-                rescue=self.rescue,
-                spent=rescues,
-                blocks=[batch],
+                rescue=_LATER,
+                spent=0,
+                blocks=(),
                 kernel=kernel,
             )
             sums.m_step(after)
-            parameters, rescues = after.parameters, rescues + int(after.rescued.sum())
-            if bool(after.rescued.any()):
-                break  # the statistics are of components that are gone
-        state = replace(
-            state, parameters=parameters, step=state.step + 1, rescues=rescues, blocks=()
-        )
+            parameters = after.parameters
+        state = replace(state, parameters=parameters, step=state.step + 1, blocks=())
         return state, sums.step(kernel.name)
 
 

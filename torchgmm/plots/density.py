@@ -94,10 +94,12 @@ def marginal(
     grid = torch.linspace(float(low[0]), float(high[0]), 600, dtype=_F64)
     joint = single.log_joint(grid[:, None]).exp()
     if len(dots):
-        ax.hist(dots[:, 0], bins="auto", density=True, color="0.85", label="rows")
+        bins = int(np.clip(len(dots) ** 0.5, 8, 80))
+        ax.hist(dots[:, 0], bins, density=True, color="0.85", label="rows")
     if mixture.n_components <= len(COLOURS):
         for k, colour in enumerate(COLOURS[: mixture.n_components]):
-            ax.plot(grid, joint[:, k], "--", color=colour, linewidth=1.3, zorder=3)
+            label = "" if k else "components"
+            ax.plot(grid, joint[:, k], "--", color=colour, linewidth=1.3, label=label, zorder=3)
     ax.plot(grid, joint.sum(-1), color="black", linewidth=1.6, label="mixture", zorder=2)
     ax.set(xlabel=_name(names, feature), ylabel="density", xlim=(low[0], high[0]))
     return ax
@@ -147,10 +149,9 @@ def _window(flat: GaussianMixture, dots: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _few(rows: Any, most: int = _MOST_ROWS) -> np.ndarray:
-    table = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-    if len(table) > most:
-        table = table[np.random.default_rng(0).choice(len(table), most, replace=False)]
-    return np.asarray(table, dtype=np.float64)
+    if len(rows) > most:
+        rows = rows[np.random.default_rng(0).choice(len(rows), most, replace=False)]
+    return rows.double().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows, np.float64)
 
 
 def _density(flat: GaussianMixture, ax: Axes, low: np.ndarray, high: np.ndarray) -> None:
