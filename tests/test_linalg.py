@@ -35,12 +35,21 @@ def test_rounding_that_left_a_matrix_indefinite_is_repaired():
     least = vectors[:, :1]
     matrix[1] -= (values[0] + 1e-14) * least @ least.mT  # an eigenvalue of -1e-14
     assert int(torch.linalg.cholesky_ex(matrix).info[1]) != 0
-    factor, hopeless = linalg.cholesky(matrix, 0.0)
+    floor = 1e-16  # too small to help: rounding is a hundred times larger
+    factor, hopeless = linalg.cholesky(matrix, floor)
     assert not bool(hopeless.any())
     assert is_cholesky(factor)
     torch.testing.assert_close(factor @ factor.mT, matrix, rtol=0, atol=2e-14)  # what was added
-    sound, _ = linalg.cholesky(matrix[[0, 2]], 0.0)
+    sound, _ = linalg.cholesky(matrix[[0, 2]], floor)
     assert torch.equal(factor[[0, 2]], sound)  # the others are as they would have been
+
+
+@pytest.mark.parametrize("least", [-1e-14, 0.0, 1e-16])
+def test_singular_to_rounding_without_a_floor_is_beyond_repair(least):
+    matrix = spd()
+    values, vectors = torch.linalg.eigh(matrix[1])
+    matrix[1] += (least - values[0]) * vectors[:, :1] @ vectors[:, :1].mT
+    assert linalg.cholesky(matrix, 0.0)[1].tolist() == [False, True, False]
 
 
 def test_a_repair_raises_eigenvalues_to_the_floor_at_least():

@@ -76,14 +76,24 @@ def test_one_row_more_than_a_covariance_needs(dtype):
     assert sound(GaussianMixture(1, dtype=dtype).fit(x, EM(max_iter=5), generator=0))
 
 
+@pytest.fixture
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_two_threads")
 def test_five_thousand_sparse_rows_in_two_thousand_dimensions():
     # PyCave #20: ReLU(randn - 1) has columns that are zero for most rows of a component
     x = (torch.randn(5000, 2000, generator=torch.Generator().manual_seed(0)) - 1).relu()
     mixture = GaussianMixture(10)
-    result = mixture.fit(x, EM(max_iter=3, reg_covar=1e-3), generator=0)
+    result = mixture.fit(x, EM(max_iter=2, reg_covar=1e-3), generator=0)
     assert result.parameters.is_finite()
-    levels = [step.log_likelihood for step in result.history]
-    assert levels == sorted(levels)
+    first, second = (step.log_likelihood for step in result.history)
+    # a step towards covariances with a floor, and float32 sums over 2,000 features
+    assert second > first - 1e-2
     with torch.no_grad():
         assert bool(torch.isfinite(mixture.log_prob(x[:100])).all())

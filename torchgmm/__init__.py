@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .checkpoint import read_checkpoint as read_checkpoint
     from .covariance import Family as Family
     from .covariance import families as families
+    from .data import as_source as as_source
     from .errors import ConvergenceWarning as ConvergenceWarning
     from .errors import InputError as InputError
     from .errors import TorchGMMError as TorchGMMError
@@ -69,6 +70,7 @@ _ROOM = {
     "Tolerance": "fitting",
     "TorchGMMError": "errors",
     "VarianceReducedEM": "fitting",
+    "as_source": "data",
     "families": "covariance",
     "fit": "fitting",
     "load": "store",

@@ -23,41 +23,47 @@ def symmetric(matrix: Tensor) -> Tensor:
 def cholesky(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     """Lower factor of `matrix + floor * I`, repaired where rounding left it indefinite.
 
-    A matrix that Cholesky refuses gets its eigenvalues raised to `max(floor, D * eps * largest)`:
-    the nearest matrix that the arithmetic can tell from singular.
+    With a floor, a matrix that Cholesky still refuses gets its eigenvalues raised to
+    `max(floor, D * eps * largest)`: the nearest matrix that the arithmetic can tell from singular.
+    Without one, it is singular and reported so.
 
     Args:
         matrix: `(..., D, D)`, symmetric.
         floor: added to the diagonal.
 
     Returns:
-        The factor `(..., D, D)` and a mask `(...)` of matrices that are singular beyond repair
-        (no spread at all and no floor), whose factor is meaningless.
+        The factor `(..., D, D)` and a mask `(...)` of matrices that are singular and have no floor,
+        whose factor is meaningless.
     """
     size = matrix.shape[-1]
     eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
     matrix = symmetric(matrix) + floor * eye
     factor, info = torch.linalg.cholesky_ex(matrix)
     broken = info != 0
-    hopeless = torch.zeros_like(broken)
+    if floor == 0:
+        return factor, broken | _at_rounding(matrix)
     if bool(broken.any()):
-        repaired, lost = _clip_eigenvalues(matrix[broken], floor)
-        factor = factor.index_put((broken,), repaired)
-        hopeless = hopeless.index_put((broken,), lost)
-    return factor, hopeless
+        factor = factor.index_put((broken,), _clip_eigenvalues(matrix[broken], floor))
+    return factor, torch.zeros_like(broken)
 
 
-def _clip_eigenvalues(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    # matrix (M, D, D) -> factor (M, D, D), hopeless (M,)
-    size = matrix.shape[-1]
+def _at_rounding(matrix: Tensor) -> Tensor:
+    """Whether features are, to rounding, combinations of each other, whatever their units."""
+    size, eps = matrix.shape[-1], torch.finfo(matrix.dtype).eps
+    spread = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()
+    correlation = matrix / spread.unsqueeze(-1) / spread.unsqueeze(-2)
+    values = torch.linalg.eigvalsh(correlation)
+    return torch.le(values[..., 0], size * eps * values[..., -1])
+
+
+def _clip_eigenvalues(matrix: Tensor, floor: float) -> Tensor:
+    # matrix (M, D, D) -> factor (M, D, D)
     values, vectors = torch.linalg.eigh(matrix)
-    eps = torch.finfo(matrix.dtype).eps
-    least = (size * eps * values[..., -1:]).clamp_min(floor)
-    hopeless = ~(least[..., 0] > 0)
-    root = values.maximum(least).clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()
+    least = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values[..., -1:]
+    root = values.maximum(least.clamp_min(floor)).sqrt()
     upper = torch.linalg.qr((vectors * root.unsqueeze(-2)).mT).R  # R^T R = V diag V^T
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-    return (upper * sign.unsqueeze(-1)).mT, hopeless
+    return (upper * sign.unsqueeze(-1)).mT
 
 
 def inverse_tril(factor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 ROWS, D = 2_000_000, 32  # 256 MB
 PIECE = 250_000
 # what reading may add to an interpreter that has imported everything, in MiB: blocks of 32 MiB (the
-# caller's, two ahead, one in the making, its pieces), windows of 64 MiB with their copies; and what
+# caller's, two ahead, one in the making, its pieces), windows of 32 MiB with their copies; and what
 # pyarrow holds of 32 columns in two row groups, or eight pieces of text and what is made of them
 ALLOWED = {"npy": 220, "parquet": 750, "csv": 450}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Generator, Iterator
@@ -102,6 +103,14 @@ class _Reader(threading.Thread):
             return self._lane.next(self._blocks)
         block = next(self._blocks, None)
         return None if block is None else (block, None)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """At the end of the interpreter: a thread that is cut off inside torch would abort it."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _Reader):
+            thread.stop()
 
 
 class _Lane:

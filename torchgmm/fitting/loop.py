@@ -40,6 +40,7 @@ def fit(
     n_init: int = 1,
     stop: Stop | None = None,
     generator: torch.Generator | int | None = None,
+    encoder: Any = None,
     observers: Sequence[Observer] = (),
     resume: Resumption | None = None,
 ) -> FitResult:
@@ -51,7 +52,8 @@ def fit(
 
     Args:
         mixture: changed in place; it learns `n_features` here if it was built without.
-        data: rows `(N, D)` as a tensor, an array, a memory map, a file, a recipe or a source.
+        data: rows `(N, D)` as a tensor, an array, a memory map, files, a data set, a loader, an
+            iterator of batches, a recipe or a source: whatever `torchgmm.data.as_source` takes.
         method: how a step is made; `EM()` if not given.
         weights: one number per row, at least 0: an integer weight counts as that many equal rows,
             and a row of weight 0 as absent whatever it holds.
@@ -61,6 +63,8 @@ def fit(
         stop: the stopping rule; `Tolerance(1e-3)`, scikit-learn's, if not given.
         generator: a torch generator on the CPU or a seed: everything random comes from it, so
             equal seeds give equal fits. torch's global generator if not given.
+        encoder: maps batches of anything (images) to rows; a module runs in eval mode, without
+            gradients, on its own device.
         observers: told about every step.
         resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
             else must be as it was then.
@@ -85,7 +89,7 @@ def fit(
     """
     method = EM() if method is None else method
     checks.check_count("n_init", n_init)
-    problem = Problem(_open(mixture, data, weights), _as_generator(generator))
+    problem = Problem(_open(mixture, data, weights, encoder), _as_generator(generator))
     seeding = _seeding(init, mixture)
     if n_init > 1 and isinstance(seeding, Start):
         raise InputError(f"n_init={n_init} runs from one and the same start would all be equal")
@@ -229,7 +233,7 @@ def _level(result: FitResult) -> float:
     return -math.inf if math.isnan(result.log_likelihood) else result.log_likelihood
 
 
-def _open(mixture: GaussianMixture, data: Any, weights: Any) -> Checked:
+def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any) -> Checked:
     if mixture.batch_shape:
         raise InputError(
             f"a fit is of one mixture, this one is a batch of shape {tuple(mixture.batch_shape)}: "
@@ -237,7 +241,7 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any) -> Checked:
         )
     if isinstance(data, torch.Tensor) and data.device not in (CPU, mixture.device):
         raise InputError(f"rows are on {data.device}, the mixture on {mixture.device}: move one")
-    source = as_source(data, weights)
+    source = as_source(data, weights, encoder=encoder)
     if mixture.n_features is not None:
         checks.check_rows((1, source.n_features), mixture.n_features)
     if source.n_rows is not None and source.n_rows < mixture.n_components:
@@ -264,7 +268,7 @@ def _as_generator(generator: torch.Generator | int | None) -> torch.Generator:
     made = torch.Generator()
     if generator is None:
         generator = int(torch.randint(2**62, ()))
-    made.manual_seed(checks.check_count("generator", generator, least=0))
+    made.manual_seed(checks.check_count("the seed (generator=)", generator, least=0))
     return made
 
 

@@ -229,7 +229,7 @@ class OnlineEM(Method):
         if self.exponent == 1:
             return math.log(end / start)
         rest = 1 - self.exponent
-        return (end**rest - start**rest) / rest
+        return float(end**rest - start**rest) / rest
 
     def _answer(self, state: OnlineState) -> Parameters:
         favoured = self.average == "always" or (self.average == "auto" and state.lead > 0)
