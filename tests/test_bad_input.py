@@ -146,8 +146,14 @@ SETTINGS = {
     "NaN floor": (lambda: EM(reg_covar=float("nan")), "reg_covar.*nan"),
     "unknown policy": (lambda: Rescue(empty="drop"), "empty must be keep, reseed or raise.*'drop'"),
     "no runs": (lambda: fit(n_init=0), "n_init must be at least 1, got 0"),
-    "a fractional seed": (lambda: fit(generator=0.5), "the seed .generator=. must be an integer, got 0.5"),
-    "a negative seed": (lambda: fit(generator=-1), "the seed .generator=. must be at least 0, got -1"),
+    "a fractional seed": (
+        lambda: fit(generator=0.5),
+        "the seed .generator=. must be an integer, got 0.5",
+    ),
+    "a negative seed": (
+        lambda: fit(generator=-1),
+        "the seed .generator=. must be at least 0, got -1",
+    ),
     "restarts of one start": (
         lambda: fit(init=GaussianMixture(2, 2).as_parameters(), n_init=3),
         "n_init=3 runs from one and the same start",

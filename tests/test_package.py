@@ -183,8 +183,9 @@ def test_the_python_of_the_readme_runs(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = fences(root, "python")
     assert blocks
+    names = {}  # a reader goes from one to the next
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), names)
 
 
 def test_the_commands_of_the_readme_exist(root):

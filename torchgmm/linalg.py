@@ -52,8 +52,8 @@ def _at_rounding(matrix: Tensor) -> Tensor:
     size, eps = matrix.shape[-1], torch.finfo(matrix.dtype).eps
     spread = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()
     correlation = matrix / spread.unsqueeze(-1) / spread.unsqueeze(-2)
-    values = torch.linalg.eigvalsh(correlation)
-    return torch.le(values[..., 0], size * eps * values[..., -1])
+    values: Tensor = torch.linalg.eigvalsh(correlation)
+    return values[..., 0] <= size * eps * values[..., -1]
 
 
 def _clip_eigenvalues(matrix: Tensor, floor: float) -> Tensor:
@@ -63,7 +63,8 @@ def _clip_eigenvalues(matrix: Tensor, floor: float) -> Tensor:
     root = values.maximum(least.clamp_min(floor)).sqrt()
     upper = torch.linalg.qr((vectors * root.unsqueeze(-2)).mT).R  # R^T R = V diag V^T
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
-    return (upper * sign.unsqueeze(-1)).mT
+    factor: Tensor = (upper * sign.unsqueeze(-1)).mT
+    return factor
 
 
 def inverse_tril(factor: Tensor) -> Tensor:

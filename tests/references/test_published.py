@@ -41,6 +41,4 @@ def test_float32_reaches_it_too(name, root):
     method = EM(max_iter=2000, reg_covar=0)
     mixture.fit(x.float(), method, n_init=2, stop=Tolerance(1e-7), generator=0)
     # the contract's 1e-5 nats per row, and the rounding of the rows themselves
-    assert len(x) * float(mixture.double().score(x)) == pytest.approx(
-        level, abs=2e-5 * len(x)
-    )
+    assert len(x) * float(mixture.double().score(x)) == pytest.approx(level, abs=2e-5 * len(x))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import __version__
+from ..checkpoint import Checkpoint, read_checkpoint
 from ..covariance import families
 from ..data import Recipe, Source, as_source
 from ..errors import InputError
-from ..fitting import Method, Stop
+from ..fitting import Method, Observer, Resumption, Stop
 from ..fitting import fit as run_fit
 from ..mixture import GaussianMixture
 from ..observers import Progress
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["fit", "fit_parser"]
 
-_MIXTURE, _RESULT, _PICTURE, _CONFIG = (
+_MIXTURE, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT = (
     "mixture.safetensors",
     "result.json",
     "picture.png",
     "config.yaml",
+    "checkpoint.safetensors",
 )
 
 _DESCRIPTION = """Fit a Gaussian mixture to rows.
@@ -51,6 +53,7 @@ _EXAMPLES = """  torchgmm fit configs/patches.yaml
       --stop RelativeTolerance --stop.tol 1e-7 --n_init 5 --seed 1
   torchgmm fit configs/faithful.yaml --print_config
   torchgmm fit runs/patches/config.yaml          the same fit again, bit for bit
+  torchgmm fit configs/patches.yaml --resume     go on where a killed fit stopped, bit for bit
   torchgmm fit --method.help EM                  the settings of a class
 
 --out holds mixture.safetensors (torchgmm.load reads it), result.json, picture.png and config.yaml.
@@ -88,6 +91,19 @@ def fit_parser() -> ArgumentParser:
         help="auto: patches for images, marginals for one feature, else ellipses",
     )
     add("--out", type=str | None, default=None, help="folder for what the fit leaves")
+    add(
+        "--checkpoint",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="between two writes of --out/checkpoint.safetensors; 0: after every step",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from --out/checkpoint.safetensors, which a fit that was cut off left; without "
+        "one, start at the start",
+    )
     return parser
 
 
@@ -108,8 +124,15 @@ class Job:
     seed: int
     picture: str
     folder: Path | None
+    resume: Resumption | None
+    checkpoint: float
     config: str
     began: float
+
+    @property
+    def checkpoint_file(self) -> Path | None:
+        """Where the fit in progress is kept."""
+        return None if self.folder is None else self.folder / _CHECKPOINT
 
     @property
     def subject(self) -> Subject:
@@ -123,6 +146,10 @@ def fit(words: list[str]) -> int:
     parser = fit_parser()
     job = _prepare(parser, parse(parser, words), began)
     recorder = Recorder()
+    observers: list[Observer] = [recorder]
+    if job.checkpoint_file is not None:
+        observers.append(Checkpoint(job.checkpoint_file, job.checkpoint))
+    observers.append(Progress())
     result, score = None, None
     try:
         result = run_fit(
@@ -133,7 +160,8 @@ def fit(words: list[str]) -> int:
             n_init=job.n_init,
             stop=job.stop,
             generator=job.seed,
-            observers=[recorder, Progress()],
+            observers=observers,
+            resume=job.resume,
         )
         score = score_of(job.mixture, job.source)
     except KeyboardInterrupt:
@@ -160,7 +188,7 @@ def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
         if options.threads < 1:
             raise InputError(f"threads must be at least 1, got {options.threads}")
         torch.set_num_threads(options.threads)
-    names = [_MIXTURE, _RESULT, _PICTURE, _CONFIG]
+    names = [_MIXTURE, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT]
     folder = None if options.out is None else check_folder(options.out, names)
     built = parser.instantiate(options)
     mixture = GaussianMixture(
@@ -185,9 +213,20 @@ def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
         seed=built.seed,
         picture=picture,
         folder=folder,
+        resume=_resumption(folder) if options.resume else None,
+        checkpoint=built.checkpoint,
         config=f"# as torchgmm {__version__} ran it\n{parser.dump(resolved, skip_unset=False)}",
         began=began,
     )
+
+
+def _resumption(folder: Path | None) -> Resumption | None:
+    if folder is None:
+        raise InputError("--resume needs --out, the folder of the fit that was cut off")
+    if (folder / _CHECKPOINT).is_file():
+        return read_checkpoint(folder / _CHECKPOINT)
+    say(f"{folder} holds no {_CHECKPOINT}: the fit starts at the start")
+    return None
 
 
 def _subject(recipe: Recipe, source: Source) -> Subject:
@@ -213,6 +252,7 @@ def _resolved(options: Namespace, recipe: Recipe, folder: Path | None, picture: 
     if isinstance(resolved["init"], str) and Path(resolved["init"]).is_file():
         resolved["init"] = str(Path(resolved["init"]).resolve())
     resolved["out"] = None if folder is None else str(folder)
+    resolved["resume"] = False
     return resolved
 
 
@@ -225,6 +265,8 @@ def _finish(job: Job, report: Report) -> int:
     print_table("torchgmm fit", [*report.lines(), ("written", written)])
     if interrupted:
         say(f"interrupted after {report.n_steps} steps; written {written}")
+        if job.folder is not None:
+            say("the same command with --resume goes on from there")
     return INTERRUPTED if interrupted else 0
 
 
@@ -243,6 +285,8 @@ def _write(job: Job, report: Report, folder: Path, *, with_picture: bool) -> lis
         files.append(_PICTURE)
     else:
         (folder / _PICTURE).unlink(missing_ok=True)  # of an earlier fit
+    if report.result is not None:
+        (folder / _CHECKPOINT).unlink(missing_ok=True)  # there is nothing left to go on with
     files.append(_RESULT)
     with replaced(folder / _RESULT) as partial:
         partial.write_text(report.as_json(files), encoding="utf-8")

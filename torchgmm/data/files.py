@@ -14,7 +14,8 @@ import torch
 
 from ..errors import InputError, MissingExtraError
 from .parquet import ParquetTable
-from .tables import Choice, Table, open_npy, open_npz, open_safetensors
+from .raw import open_npy, open_npz, open_safetensors
+from .tables import Choice, Table
 from .text import TextTable
 
 __all__ = ["Paths", "find_files", "open_table", "read_table", "reading", "table_suffixes"]

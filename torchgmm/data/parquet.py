@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingExtraError
 from .arrays import as_tensor
-from .tables import Choice, Rows, Table, cat_rows
+from .tables import Choice, Rows, Table, recut
 
 __all__ = ["ParquetTable"]
 
@@ -121,28 +121,6 @@ class ParquetTable(Table):
         buffer = np.empty((self.n_features, batch.num_rows), kind)
         np.concatenate(features, out=buffer, casting="unsafe")
         return as_tensor(buffer).T.contiguous(), w
-
-
-def recut(pieces: Iterator[Rows], skip: int, total: int, rows: int) -> Iterator[Rows]:
-    """`total` rows after the first `skip`, exactly `rows` at a time, the last maybe fewer."""
-    waiting: list[Rows] = []
-    count = 0
-    for x, w in pieces:
-        drop = min(skip, len(x))
-        skip -= drop
-        stop = drop + total
-        x, w = x[drop:stop], None if w is None else w[drop:stop]
-        total -= len(x)
-        waiting.append((x, w))
-        count += len(x)
-        while count >= rows or (not total and count):
-            x, w = cat_rows(waiting)
-            yield x[:rows], None if w is None else w[:rows]
-            waiting = [(x[rows:], None if w is None else w[rows:])]
-            count = len(waiting[0][0])
-        if not total:
-            return
-    raise EOFError(f"{total} row(s) are missing at the end")
 
 
 def _column(column: Any) -> np.ndarray:

@@ -13,8 +13,7 @@ import torch
 
 from ..errors import InputError
 from .arrays import as_tensor
-from .parquet import recut
-from .tables import Choice, Rows, Table
+from .tables import Choice, Rows, Table, recut
 
 __all__ = ["TextTable"]
 
