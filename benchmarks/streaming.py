@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-FEATURES, SHARDS = 32, 20
+FEATURES, SHARDS = 32, 10
 MODELS = {"diagonal": 64, "full": 32}
 
 
@@ -99,12 +99,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--only-make", action="store_true", help="make the data and stop")
     parser.add_argument("--case", nargs=2, metavar=("SOURCE", "FAMILY"))
     arguments = parser.parse_args()
     if arguments.case:
         print(json.dumps(measure(*arguments.case, arguments.folder, arguments.steps)))
         return
     make(arguments.folder, arguments.rows)
+    if arguments.only_make:
+        return
     print("| model | rows in | s per step | rows/s | of memory's speed | peak MB | nats per row |")
     print("|---|---|---|---|---|---|---|")
     for family in MODELS:

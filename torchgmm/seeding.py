@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,7 +76,8 @@ class KMeans(Seeding):
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-        sums = labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
+        blocks = _all_rows(source, block)
+        sums = labelled_sums(blocks, centres, family, lambda b: assign(b.x, centres)[0])
         return _start(sums.moments(), family, floor, sums.unit)
 
 
@@ -102,9 +103,12 @@ class RandomRows(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        block = _drawn(source, n_components, n_components, generator)
-        centres = block.x.double()
-        sums = labelled_sums(source, centres, family, lambda b: assign(b.x, centres)[0])
+        size = n_components if source.replayable else max(_CHUNK, n_components)
+        block = _drawn(source, size, n_components, generator)
+        chosen = torch.randperm(len(block.x), generator=generator)[:n_components]
+        centres = block.take(chosen).x.double()
+        blocks = _all_rows(source, block)
+        sums = labelled_sums(blocks, centres, family, lambda b: assign(b.x, centres)[0])
         moments = sums.moments()
         pooled = family.pooled(moments) / moments.weight.sum(-1)
         counts = torch.full_like(moments.weight, float(moments.rows) / n_components)
@@ -134,14 +138,14 @@ class RandomResponsibilities(Seeding):
         generator: torch.Generator,
     ) -> Parameters:
         size = max(_CHUNK, n_components)
-        sample = _drawn(source, size, n_components, generator).x.double()
-        frame = sample.mean(0, keepdim=True).expand(n_components, -1).contiguous()
+        block = _drawn(source, size, n_components, generator)
+        frame = block.x.double().mean(0, keepdim=True).expand(n_components, -1).contiguous()
 
         def draw(rows: int) -> Tensor:
             r = torch.rand((n_components, rows), generator=generator, dtype=torch.float64)
             return r / r.sum(0)
 
-        sums = weighted_sums(source, frame, family, draw)
+        sums = weighted_sums(_all_rows(source, block), frame, family, draw)
         return _start(sums.moments(), family, floor, sums.unit)
 
 
@@ -184,9 +188,9 @@ class Labels(Seeding):
             return labels[block.numbers().to(labels.device)].to(block.x.device)
 
         # twice: about the labels' own means the covariances keep their digits
-        rough = labelled_sums(source, frame, family, known).moments()
+        rough = labelled_sums(source.blocks(), frame, family, known).moments()
         centres = from_moments(rough, family, 1.0)[0].means
-        sums = labelled_sums(source, centres, family, known)
+        sums = labelled_sums(source.blocks(), centres, family, known)
         return _start(sums.moments(), family, floor, sums.unit)
 
 
@@ -250,6 +254,11 @@ def _drawn(source: Source, size: int, n_components: int, generator: torch.Genera
             f"n_components={n_components}: give more rows or fewer components"
         )
     return block
+
+
+def _all_rows(source: Source, sample: Block) -> Iterable[Block]:
+    """Every row; of a stream that cannot be read again, the rows that were sampled."""
+    return source.blocks() if source.replayable else [sample]
 
 
 def _start(moments: Moments, family: Family, floor: float, unit: float = 1.0) -> Parameters:

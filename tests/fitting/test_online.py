@@ -7,25 +7,39 @@ import warnings
 import pytest
 import torch
 
-from tests.cases import FAMILIES, blobs, drawn
+from tests.cases import FAMILIES, Case
 from tests.fitting.test_rescue import X as WITH_ONE_AWAY
 from tests.fitting.test_rescue import with_one_far_away
 from tests.laws.test_blocks import Cut, single
-from torchgmm import EM, GaussianMixture, IncrementalEM, InputError, OnlineEM, Status, Tolerance
-from torchgmm.fitting import Observer, OnlineState, Resumption, State
-from torchgmm.parameters import to_moments
+from torchgmm import (
+    EM,
+    GaussianMixture,
+    IncrementalEM,
+    InputError,
+    OnlineEM,
+    Parameters,
+    Status,
+    Tolerance,
+)
+from torchgmm.fitting import Observer, Problem, Resumption, State
+from torchgmm.parameters import from_moments, to_moments
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-X = blobs(2000, 3, separation=10.0)
+APART = Case("apart", 3, 0, 10, 1, k=3, n=2000)
+X = APART.rows()
 
 
-def start(family="full", x=X, k=3):
-    mixture = GaussianMixture(k, covariance=family, dtype=torch.float64)
-    return mixture.fit(x, EM(max_iter=0), generator=0).parameters
+def start(family="full"):
+    """Means half a standard deviation off: 0.3 nats below the optimum."""
+    return APART.start(family)
+
+
+def problem_of(source, seed=0):
+    return Problem(source, torch.Generator().manual_seed(seed))
 
 
 def fitted(data, family="full", method=None, begin=None, **options):
-    """A fit that the stopping rule does not end, from one k-means start."""
+    """A fit that the stopping rule does not end, from one and the same start."""
     mixture = GaussianMixture(3, covariance=family, dtype=torch.float64)
     method = method or OnlineEM(max_iter=2)
     options = {"generator": 0, "stop": Tolerance(0)} | options
@@ -50,11 +64,11 @@ def test_two_passes_are_enough_on_separated_mixtures(family, batch_size):
     best, _ = fitted(X, family, EM(), stop=Tolerance(1e-9))
     mixture, _ = fitted(X, family, OnlineEM(max_iter=2, batch_size=batch_size))
     assert level(mixture) > level(best) - 1e-3  # the issue's number
+    assert level(GaussianMixture.from_parameters(start(family))) < level(best) - 0.3
 
 
 @every_family
-def test_a_second_start_is_as_good_with_few_rows(family):
-    # fewer rows than a batch: every pass is one step
+def test_so_they_are_where_a_batch_is_all_rows(family):
     x = X[:600]
     best, _ = fitted(x, family, EM(), stop=Tolerance(1e-9))
     mixture, _ = fitted(x, family)
@@ -66,9 +80,9 @@ def test_the_size_of_batches_hardly_matters(average):
     sizes = (20, 100, 500)
     methods = [OnlineEM(max_iter=1, batch_size=n, average=average) for n in sizes]
     levels = [level(fitted(X, "full", method)[0]) for method in methods]
-    # the noise that is left after a pass (0.006 nats without averaging), not a trend: a method that
-    # counted calls would be 0.3 nats behind with the large ones
-    assert max(levels) - min(levels) < 5e-3
+    # four calls leave as little of the start, 0.3 nats below, as a hundred: what differs is noise,
+    # measured 0.0006 of it; were calls counted, the large batches would be 0.05 nats behind
+    assert max(levels) - min(levels) < 2e-3
 
 
 def test_averaging_takes_the_noise_away():
@@ -79,17 +93,6 @@ def test_averaging_takes_the_noise_away():
         gaps[average] = level(best) - level(mixture)
     assert gaps["always"] < gaps["never"] / 4
     assert gaps["auto"] == gaps["always"]  # it notices
-
-
-def test_auto_does_not_trust_the_average_while_the_start_is_in_it():
-    far = drawn("full", 3, 3, seed=5)
-    gaps = {}
-    for average in ("always", "never", "auto"):
-        method = OnlineEM(max_iter=1, batch_size=20, average=average, rows_per_step=160)
-        mixture, _ = fitted(X, "full", method, begin=far)
-        gaps[average] = level(mixture)
-    assert gaps["auto"] == max(gaps.values())
-    assert gaps["always"] < gaps["never"] - 0.01  # there was something to choose
 
 
 # the clock ---------------------------------------------------------------------------------------
@@ -106,30 +109,43 @@ def test_the_past_loses_a_factor_e_in_so_many_rows():
         assert float(mixture.means.detach()) == pytest.approx(1 - math.exp(-rows / 500), rel=1e-9)
 
 
-def drifting(rows=40_000, block=400):
-    """Two clusters that move by 20 of their standard deviations on the way."""
+def drifted(rows=20_000, block=400, **settings):
+    """The means at the end of a stream of two clusters, whose first feature goes from 0 to 20."""
     g = torch.Generator().manual_seed(0)
     time = torch.linspace(0, 20, rows, dtype=torch.float64)
     sign = torch.randint(2, (rows,), generator=g) * 2 - 1
     x = torch.stack([time, 6.0 * sign], 1) + torch.randn(rows, 2, generator=g).double()
-    return Cut(x, [block] * (rows // block), replayable=False)
+    begin = GaussianMixture.from_covariances(
+        [0.5, 0.5], [[0.0, -5.0], [0.0, 5.0]], [[1.0, 1.0], [1.0, 1.0]], "diagonal"
+    )
+    mixture = GaussianMixture(2, covariance="diagonal", dtype=torch.float64)
+    data = Cut(x, [block] * (rows // block), replayable=False)
+    method = OnlineEM(batch_size=block, **settings)
+    result = mixture.fit(data, method, init=begin.as_parameters(), generator=0)
+    assert result.status is Status.ENDED
+    means = mixture.means.detach()
+    assert means[:, 1].tolist() == pytest.approx([-6, 6], abs=0.3)
+    return means[:, 0]
 
 
-def test_means_follow_a_drifting_stream_only_if_it_forgets():
-    ends = {}
-    for forget in (1000, None):
-        mixture = GaussianMixture(2, covariance="diagonal", dtype=torch.float64)
-        begin = GaussianMixture.from_covariances(
-            [0.5, 0.5], [[0.0, -5.0], [0.0, 5.0]], [[1.0, 1.0], [1.0, 1.0]], "diagonal"
-        )
-        method = OnlineEM(forget=forget)
-        result = mixture.fit(drifting(), method, init=begin.as_parameters(), generator=0)
-        assert result.status is Status.ENDED
-        ends[forget] = mixture.means.detach()[:, 0]
-        assert sorted(mixture.means.detach()[:, 1].tolist()) == pytest.approx([-6, 6], abs=0.3)
-    # the stream moves by 0.5 in the 1,000 rows that are remembered; the noise is sqrt(2 / 1000)
-    assert ends[1000].tolist() == pytest.approx([19.5, 19.5], abs=0.25)
-    assert float(ends[None].max()) < 17
+@pytest.mark.parametrize("exponent", [0.7, 1.0])
+def test_means_follow_a_drifting_stream_that_is_forgotten(exponent):
+    # the stream moves by 0.5 in the 500 rows that are remembered; half of them are one cluster's,
+    # so the noise of its mean is 1 / sqrt(250)
+    place = drifted(forget=500, exponent=exponent)
+    assert place.tolist() == pytest.approx([19.5, 19.5], abs=0.25)
+
+
+def test_without_forgetting_they_stay_behind():
+    # the plain mean of all rows is 10
+    assert drifted(exponent=1.0).tolist() == pytest.approx([10, 10], abs=0.5)
+
+
+def test_auto_notices_that_the_average_stays_behind():
+    settings = {"forget": 500}
+    assert float(drifted(average="always", **settings).max()) < 17
+    auto, never = drifted(average="auto", **settings), drifted(average="never", **settings)
+    assert torch.equal(auto, never)
 
 
 @every_family
@@ -143,12 +159,6 @@ def test_a_component_waits_until_it_has_rows_enough(family):
     assert torch.equal(state.running.means[waiting], begin.means[waiting])
     if not begin.family.tied:
         assert torch.equal(state.running.scale[waiting], begin.scale[waiting])
-
-
-def problem_of(source, seed=0):
-    from torchgmm.fitting import Problem
-
-    return Problem(source, torch.Generator().manual_seed(seed))
 
 
 # streams that are read once ----------------------------------------------------------------------
@@ -234,7 +244,8 @@ def test_an_endless_stream_ends_with_the_budget():
     assert result.status is Status.BUDGET_SPENT
     assert result.n_steps == 3
     assert sum(step.rows for step in result.history) == 3 * 5 * 1024
-    assert level(mixture) > level(GaussianMixture.from_parameters(start()))
+    # 15,360 random rows: 29 parameters / (2 * 15,360 rows) = 0.001 nats are lost to their noise
+    assert level(mixture) > level(fitted(X, "full", EM())[0]) - 0.003
 
 
 def test_an_array_is_read_again_after_its_end():
@@ -355,34 +366,18 @@ def test_a_replaced_component_starts_afresh(family, average):
 
 @every_family
 def test_what_a_lost_component_left_behind_is_dropped(family):
-    # a share of 1e-13 at a distance of 1e6 is a variance of 0.1, if it stays in a shared one
-    begin = with_one_far_away(family)
-    method, given = OnlineEM(average="never", batch_size=270), problem_of(Cut(WITH_ONE_AWAY, [270]))
-    state = method.init(begin, given)
-    nearly = to_moments(begin)
-    nearly.weight[2] = 1e-13
-    share = begin.family.unit_second(nearly.weight / nearly.weight.sum(), 2)
-    nearly.second[...] = share * nearly.weight.sum()
-    state = OnlineState(
-        begin, running=begin, moments=nearly, average=nearly, seen=state.seen, seed=state.seed
-    )
-    after, step = method.step(state, given)
+    begin, x = with_one_far_away(family), WITH_ONE_AWAY
+    # a share that counts as none; at a distance of 1e6 it is a variance of 0.5 nevertheless
+    shares = torch.tensor([0.5, 0.5, 5e-13], dtype=torch.float64)
+    begin = Parameters(shares.log(), begin.means, begin.scale, begin.family)
+    method, given = OnlineEM(average="never", offset=1e6), problem_of(Cut(x, [len(x)]))
+    # steps of about 0.002: nearly nothing is learnt
+    state, step = method.step(method.init(begin, given), given)
     assert step.rescued == 1
-    assert float(after.moments.weight.sum()) == pytest.approx(1)
-    pure = OnlineEM(average="never").step(state, given)[0]
-    assert torch.equal(pure.running.scale, after.running.scale)
-    # the statistics after the rescue are those of the mixture after the rescue
-    from torchgmm.parameters import from_moments
-
-    again, _ = from_moments(after.moments, begin.family, method.reg_covar)
-    kept = [0, 1]
-    heads = slice(None) if begin.family.tied else kept
-    # held to rounding of 1e6 squared times 1e-13
-    torch.testing.assert_close(
-        begin.family.covariances(again.scale)[heads] if not begin.family.tied else again.scale,
-        begin.family.covariances(after.running.scale)[heads]
-        if not begin.family.tied
-        else after.running.scale,
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    again, hopeless = from_moments(state.moments, begin.family, method.reg_covar)
+    assert not bool(hopeless.any())
+    assert float(again.log_weights.exp()[2]) == pytest.approx(0.25)
+    # what goes on is the mixture after the rescue, but for the floor, which came in twice
+    for name in ("means", "scale"):
+        a, b = getattr(again, name), getattr(state.running, name)
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-6)

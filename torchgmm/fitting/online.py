@@ -248,6 +248,7 @@ _EVERY = 8
 # (the variance of log p / q is twice their divergence). Below two such deviations it is a draw,
 # that is below 8 / n; some six batches count in the smoothed lead.
 _DRAW = 1.4
+_TINY = torch.finfo(torch.float64).tiny
 
 
 def _restarted(moments: Moments, after: MStep) -> Moments:
@@ -255,24 +256,19 @@ def _restarted(moments: Moments, after: MStep) -> Moments:
     family = after.parameters.family
     if not bool(after.rescued.any()):
         return moments
-    fresh = to_moments(after.parameters)
+    fresh, mask = to_moments(after.parameters), after.rescued
     moved = family.moved(moments, fresh.frame)
-    mask = after.rescued
-    weight = torch.where(mask, fresh.weight, moved.weight)
+    weight = torch.where(mask, 0, moved.weight)
     first = torch.where(mask.unsqueeze(-1), 0, moved.first)
-    second = moved.second
-    if family.tied:  # what the lost ones had left there, about their new places
-        lost = torch.where(mask.unsqueeze(-1), moved.first, 0)
-        count = moved.weight.clamp_min(torch.finfo(lost.dtype).tiny).unsqueeze(-1)
-        second = second - family.outer(lost, lost / count)
+    replaced = torch.where(mask, fresh.weight, 0)
+    rest = (1 - replaced.sum()) / weight.sum().clamp_min(_TINY)  # what the others shrink by
+    if family.tied:  # without what the lost ones had there at a distance
+        lost = moved.first - first
+        far = family.outer(lost, lost / moved.weight.clamp_min(_TINY).unsqueeze(-1))
+        second = (moved.second - far) * rest + fresh.second * replaced.sum()
     else:
-        second = torch.where(mask.reshape(-1, *[1] * family.n_axes), fresh.second, second)
-    share = weight.sum()
+        heads = mask.reshape(-1, *[1] * family.n_axes)
+        second = torch.where(heads, fresh.second, moved.second * rest)
     return Moments(
-        weight / share,
-        first / share,
-        second / share if not family.tied else second,
-        moved.log_prob,
-        moved.rows,
-        moved.frame,
+        weight * rest + replaced, first * rest, second, moved.log_prob, moved.rows, moved.frame
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from ..covariance import Family
 from ..covariance.base import Whitened
-from ..data import Block, Source
+from ..data import Block
 from ..moments import Moments
 
 __all__ = ["GivenSums", "labelled_sums", "weighted_sums"]
@@ -19,14 +19,14 @@ _CHUNK = 8192
 
 
 def labelled_sums(
-    source: Source, frame: Tensor, family: Family, labels_of: Callable[[Block], Tensor]
+    blocks: Iterable[Block], frame: Tensor, family: Family, labels_of: Callable[[Block], Tensor]
 ) -> GivenSums:
     """Moments in float64 about `frame (K, D)` with hard labels; negative labels are left out.
 
     Rows are grouped by label, so a pass costs N D^2 however many components there are.
     """
     total = GivenSums(frame, family)
-    for block in source.blocks():
+    for block in blocks:
         for part in _parts(block):
             labels = labels_of(part)
             order = labels.argsort(stable=True)
@@ -43,12 +43,12 @@ def labelled_sums(
 
 
 def weighted_sums(
-    source: Source, frame: Tensor, family: Family, draw: Callable[[int], Tensor]
+    blocks: Iterable[Block], frame: Tensor, family: Family, draw: Callable[[int], Tensor]
 ) -> GivenSums:
     """Moments in float64 about `frame (K, D)` with responsibilities `draw(n) -> (K, n)`."""
     total = GivenSums(frame, family)
     rows = max(64, _CHUNK // len(frame))
-    for block in source.blocks():
+    for block in blocks:
         for part in _parts(block, rows):
             total.add(slice(None), part.x, part.w, draw(len(part.x)).to(frame.device))
     return total
