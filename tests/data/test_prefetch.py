@@ -164,13 +164,22 @@ print("half way", flush=True)
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_while_waiting_and_the_end_of_the_interpreter_half_way():
-    command, pipe = [sys.executable, "-c", SCRIPT], subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background jobs, which a test run may be, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
         assert process.stdout.readline() == "begin\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("interrupted\nhalf way\n", "")
         assert process.returncode == 0
+    finally:
+        process.kill()
 
 
 # a source as a fit reads it

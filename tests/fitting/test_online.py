@@ -291,7 +291,6 @@ def test_going_on_from_the_mixture_alone_starts_the_clock_again():
     again = mixture.fit(X[:64], OnlineEM(max_iter=1, batch_size=8), init="current", generator=0)
     assert again.state.rows_seen == 64
     from_state = GaussianMixture(3, dtype=torch.float64)
-    Levels()
     method = OnlineEM(max_iter=1, batch_size=8)
     from_state.fit(X[:64], method, resume=resumed(result), generator=0)
     # with its clock kept a mixture is moved less by a few new rows

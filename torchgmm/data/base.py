@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-__all__ = ["Block", "Indexed", "Source", "join", "sample_indices", "through_window"]
+__all__ = ["Block", "Indexed", "Source", "in_order", "join", "sample_indices", "through_window"]
 
 # Rows that are mixed with each other before batches are cut: many batches, yet bounded memory.
 _WINDOW_ROWS = 65_536
@@ -147,6 +147,26 @@ def through_window(
         for start in range(0, leave, rows):
             yield window.take(order[start : min(start + rows, leave)])
         waiting = [window.take(order[leave:])]
+        count -= leave
+
+
+def in_order(blocks: Iterator[Block], rows: int) -> Iterator[Block]:
+    """The same rows in the same order, `rows` at a time; the last batch may be smaller."""
+    waiting: list[Block] = []
+    count = 0
+    for block in _with_end(blocks):
+        if block is not None:
+            waiting.append(block)
+            count += len(block.x)
+            if count < rows:
+                continue
+        if not count:
+            return
+        whole = join(waiting)
+        leave = count if block is None else count // rows * rows
+        for start in range(0, leave, rows):
+            yield whole.part(start, min(rows, leave - start))
+        waiting = [whole.part(leave, count - leave)] if leave < count else []
         count -= leave
 
 

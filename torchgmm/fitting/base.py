@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import Block, Source
+from ..data.base import in_order
 from ..parameters import Parameters
 
 __all__ = [
@@ -83,8 +85,10 @@ class Problem:
     generator: torch.Generator
     _readers: dict[tuple[int, ...], Iterator[Block]] = field(default_factory=dict, repr=False)
 
-    def batches(self, rows: int, seed: int, epoch: int, position: int) -> Iterator[Block]:
-        """Random batches of this epoch from batch number `position` on.
+    def batches(
+        self, rows: int, seed: int, epoch: int, position: int, *, ordered: bool = False
+    ) -> Iterator[Block]:
+        """Random batches of this epoch, or batches in the rows' own order, from `position` on.
 
         A reader that stands there already goes on; otherwise one is opened and skips. So a step
         may end in the middle of a pass at no cost, and a resumed one finds its place.
@@ -93,7 +97,10 @@ class Problem:
         self._readers.clear()
         if reader is None:
             skip = position if self.source.replayable else 0
-            reader = self.source.batches(rows, seed=seed, epoch=epoch, skip=skip)
+            if ordered:
+                reader = itertools.islice(in_order(self.source.blocks(), rows), skip, None)
+            else:
+                reader = self.source.batches(rows, seed=seed, epoch=epoch, skip=skip)
         for batch in reader:
             position += 1
             self._readers.clear()

@@ -73,7 +73,8 @@ class OnlineEM(Method):
             with weights that favour the later ones, Shamir & Zhang 2013): less noise, more lag.
             `auto` asks now and then which of the two explains the next batch better.
         forget: for streams that drift: rows after which the past has lost most of its weight
-            (its share falls by e). The statistics then never settle.
+            (its share falls by e). Rows are then learnt in the order of the source, and the
+            statistics never settle.
         rows_per_step: rows of one step; a whole pass if not given. Endless streams need it.
         reg_covar: the floor, as in `EM`.
         rescue: the policy for components that empty or collapse; badly explained rows are looked
@@ -145,7 +146,10 @@ class OnlineEM(Method):
         kernel = as_kernel(self.kernel)
         size = self._batch_rows(state.running)
         sums, mid_pass = StepSums(), state.position > 0
-        for batch in problem.batches(size, state.seed, state.epoch, state.position):
+        ordered = self.forget is not None
+        for batch in problem.batches(
+            size, state.seed, state.epoch, state.position, ordered=ordered
+        ):
             moments = kernel.accumulate(batch.x, batch.w, state.running)
             if not moments.is_finite():
                 return state, Step(math.nan, sums.rows, kernel=kernel.name)
