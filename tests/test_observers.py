@@ -1,6 +1,7 @@
 """Observers: what is said about every step, on a terminal and elsewhere."""
 
 import io
+import json
 import logging
 import re
 
@@ -81,3 +82,40 @@ def test_log_lines_come_every_so_many_steps(rows, caplog):
     )
     said = [record.message for record in caplog.records]
     assert [line.split(":")[0] for line in said] == ["step 2/5", "step 4/5", "BUDGET_SPENT"]
+
+
+def test_json_lines_hold_every_step(rows, tmp_path):
+    file = tmp_path / "steps.jsonl"
+    result = tg.GaussianMixture(2).fit(
+        rows, tg.EM(max_iter=3), stop=tg.Tolerance(0), generator=0, observers=[tg.JsonLines(file)]
+    )
+    steps = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert [step["rows"] for step in steps] == [300, 300, 300]
+    levels = [step.log_likelihood for step in result.history]
+    assert [step["log_likelihood"] for step in steps] == levels
+    assert steps[0]["change"] is None
+    assert steps[2]["change"] == levels[2] - levels[1]
+
+
+class Writer:
+    def __init__(self):
+        self.scalars = []
+
+    def add_scalar(self, tag, value, step):
+        self.scalars.append((tag, value, step))
+
+
+def test_tensorboard_gets_scalars_whose_steps_go_on_over_the_runs(rows):
+    writer = Writer()
+    result = tg.GaussianMixture(2).fit(
+        rows,
+        tg.EM(max_iter=3),
+        stop=tg.Tolerance(0),
+        n_init=2,
+        generator=0,
+        observers=[tg.TensorBoard(writer)],
+    )
+    levels = [(s, v) for tag, v, s in writer.scalars if tag == "fit/log_likelihood"]
+    assert [step for step, _ in levels] == [1, 2, 3, 4, 5, 6]
+    assert {levels[2][1], levels[5][1]} == set(result.runs)

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from .fitting import VarianceReducedEM as VarianceReducedEM
     from .fitting import fit as fit
     from .mixture import GaussianMixture as GaussianMixture
+    from .observers import JsonLines as JsonLines
     from .observers import LogLines as LogLines
     from .observers import Progress as Progress
+    from .observers import TensorBoard as TensorBoard
     from .parameters import Parameters as Parameters
     from .seeding import KMeans as KMeans
     from .seeding import KMeansPlusPlus as KMeansPlusPlus
@@ -55,6 +57,7 @@ _ROOM = {
     "GaussianMixture": "mixture",
     "IncrementalEM": "fitting",
     "InputError": "errors",
+    "JsonLines": "observers",
     "KMeans": "seeding",
     "KMeansPlusPlus": "seeding",
     "Labels": "seeding",
@@ -67,6 +70,7 @@ _ROOM = {
     "RelativeTolerance": "fitting",
     "Rescue": "fitting",
     "Status": "fitting",
+    "TensorBoard": "observers",
     "Tolerance": "fitting",
     "TorchGMMError": "errors",
     "VarianceReducedEM": "fitting",

@@ -1,16 +1,19 @@
-"""Observers of a fit: a progress bar, lines in a log."""
+"""Observers of a fit: a progress bar, lines in a log or a JSON-lines file, TensorBoard."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 from .errors import MissingExtraError
 from .fitting import Event, FitResult, Method, Observer, Problem
 
-__all__ = ["LogLines", "Progress"]
+__all__ = ["JsonLines", "LogLines", "Progress", "TensorBoard"]
 
 
 class LogLines(Observer):
@@ -76,6 +79,70 @@ class Progress(Observer):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class JsonLines(Observer):
+    """One JSON object per step, appended to a file as it happens.
+
+    Each has `run`, `step`, `log_likelihood` (nats per row), `change` (null at the first step),
+    `rows`, `seconds`, `rescued` and `collapsed`.
+
+    Args:
+        path: the file; older lines in it are kept.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def on_step(self, event: Event) -> None:
+        """Append the step."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_record(event)) + "\n")
+
+
+class TensorBoard(Observer):
+    """Scalars of every step for TensorBoard, under `fit/`.
+
+    Args:
+        to: a folder, or a writer that has `add_scalar(tag, value, step)` already.
+    """
+
+    def __init__(self, to: Any) -> None:
+        self.writer = to if hasattr(to, "add_scalar") else _summary_writer(to)
+        self._step = 0
+
+    def on_step(self, event: Event) -> None:
+        """Write the step; the steps of several runs follow each other."""
+        self._step += 1
+        for name, value in _record(event).items():
+            if value is not None and name != "step":
+                self.writer.add_scalar(f"fit/{name}", value, self._step)
+
+    def on_end(self, result: FitResult | None) -> None:
+        """Let nothing be lost in a buffer."""
+        if hasattr(self.writer, "flush"):
+            self.writer.flush()
+
+
+def _summary_writer(folder: Any) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "tensorboard", "writing for TensorBoard") from error
+    return SummaryWriter(folder)
+
+
+def _record(event: Event) -> dict[str, float | int | None]:
+    return {
+        "run": event.run,
+        "step": event.number,
+        "log_likelihood": event.step.log_likelihood,
+        "change": None if math.isinf(event.change) else event.change,
+        "rows": event.rows,
+        "seconds": event.step.seconds,
+        "rescued": event.step.rescued,
+        "collapsed": event.step.collapsed,
+    }
 
 
 def _figures(event: Event) -> str:

@@ -13,7 +13,7 @@ from torchgmm.fitting import IncrementalState, Problem, State
 from torchgmm.kernels import as_kernel
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
-CASE = Case("overlapping", 2, 0, 4, 4, k=3, n=600)
+CASE = Case("overlapping", 2, 0, 8, 4, k=3, n=600)
 X = CASE.rows()
 START = {family: CASE.start(family) for family in FAMILIES}
 
@@ -39,7 +39,7 @@ def at_rest(method, family):
     """The state of a method at its fixed point, and the problem."""
     given = problem_of(ArraySource(X))
     state = method.init(START[family], given)
-    for _ in range(500):
+    for _ in range(100):
         before = state.parameters.means
         state, _ = method.step(state, given)
         if float((state.parameters.means - before).abs().max()) < 1e-11:
@@ -58,10 +58,10 @@ def state_at(parameters, sizes):
 
 
 def assert_at_rest(after, before):
-    # a linear rate of at most 0.95 turns a last move of 1e-11 into 2e-10 that were left to go
+    # less than 100 steps to here: a rate of 0.8, so a last move of 1e-11 had 5e-11 left to go
     for name in ("logits", "means", "scale"):
         a, b = getattr(after.parameters, name), getattr(before.parameters, name)
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
 
 
 @every_family
@@ -100,11 +100,11 @@ def test_it_climbs_faster_than_exact_em(family):
     assert level(mixture) > level(exact)
 
 
-@pytest.mark.parametrize("n_blocks", [1, 2, 7, 60])
+@pytest.mark.parametrize("n_blocks", [1, 2, 7, 30])
 def test_any_number_of_blocks_climbs_to_the_same_place(n_blocks):
     optimum = level(GaussianMixture.from_parameters(at_rest(EM(), "full")[0].parameters))
-    mixture, _ = fitted(IncrementalEM(max_iter=60, n_blocks=n_blocks))
-    # a rate of 0.8 and a first gap of 0.3 nats leave 0.3 * 0.8 ** 120
+    mixture, _ = fitted(IncrementalEM(max_iter=40, n_blocks=n_blocks))
+    # the gap is the square of the distance, which falls by 0.75 a pass: 0.75 ** 80
     assert level(mixture) == pytest.approx(optimum, abs=1e-9)
 
 
@@ -148,7 +148,7 @@ def test_more_blocks_than_rows_are_single_rows():
 
 def test_a_loader_of_unknown_length_is_cut_into_few_blocks():
     # moments of every few rows would be as large as the rows themselves
-    x = X.repeat(50, 1)
+    x = X.repeat(10, 1)
     source = LoaderSource(lambda: iter(x.split(1000)))
     assert source.n_rows is None
     _, result = fitted(IncrementalEM(max_iter=1), x=source)
@@ -215,7 +215,7 @@ def test_only_the_ratios_of_weights_count_in_the_end(factor):
     w = torch.linspace(0.5, 2, 600, dtype=torch.float64)
     levels = []
     for weights in (w, factor * w):
-        mixture, _ = fitted(IncrementalEM(max_iter=60, n_blocks=6), weights=weights)
+        mixture, _ = fitted(IncrementalEM(max_iter=40, n_blocks=4), weights=weights)
         levels.append(float(mixture.score(X, w).detach()))
     assert levels[1] == pytest.approx(levels[0], abs=1e-9)  # as above
 

@@ -11,7 +11,6 @@ import torchgmm as tg
 from tests.cases import FAMILIES, blobs, drawn
 from torchgmm import EM, ConvergenceWarning, GaussianMixture, Status, Tolerance
 from torchgmm.covariance import as_family
-from torchgmm.fitting import Observer
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 X = blobs(200, 2, separation=2.0)  # overlapping: fits take some steps
@@ -212,92 +211,6 @@ def test_a_warm_start_leaves_the_start_as_it_was():
     mixture = GaussianMixture.from_parameters(start)
     new().fit(X, EM(max_iter=3), init=mixture.as_parameters())
     assert torch.equal(mixture.means.detach(), before)
-
-
-# observers --------------------------------------------------------------------------------------
-
-
-class Diary(Observer):
-    def __init__(self, stop_at=None):
-        self.lines, self.events, self.stop_at = [], [], stop_at
-
-    def on_start(self, problem, method, n_init):
-        self.lines.append(("start", method.max_iter, n_init, problem.source.n_features))
-
-    def on_step(self, event):
-        self.lines.append(("step", event.run, event.number))
-        self.events.append(event)
-        if (event.run, event.number) == self.stop_at:
-            raise KeyboardInterrupt
-
-    def on_end(self, result):
-        self.lines.append(("end", result))
-
-
-def test_observers_are_told_in_order():
-    diary, other = Diary(), Diary()
-    result = new().fit(
-        X, EM(max_iter=3), stop=Tolerance(0), n_init=2, generator=0, observers=[diary, other]
-    )
-    steps = [("step", run, number) for run in (1, 2) for number in (1, 2, 3)]
-    assert diary.lines == [("start", 3, 2, 2), *steps, ("end", result)]
-    assert other.lines == diary.lines
-
-
-def test_an_event_tells_the_step():
-    diary = Diary()
-    result = new().fit(X, EM(max_iter=4), stop=Tolerance(0), generator=0, observers=[diary])
-    levels = [step.log_likelihood for step in result.history]
-    assert [event.step.log_likelihood for event in diary.events] == levels
-    assert diary.events[0].change == float("inf")
-    assert diary.events[1].change == levels[1] - levels[0]
-    last = diary.events[-1]
-    assert (last.number, last.max_iter, last.run, last.n_init, last.rows) == (4, 4, 1, 1, 200)
-    assert torch.equal(last.state.parameters.means, result.parameters.means)
-
-
-def test_an_observer_does_not_change_the_fit():
-    alone, watched = new(), new()
-    alone.fit(X, EM(max_iter=5), generator=0)
-    watched.fit(X, EM(max_iter=5), generator=0, observers=[Diary()])
-    assert torch.equal(alone.means, watched.means)
-
-
-def test_an_interrupt_leaves_the_last_step_in_the_mixture():
-    diary, mixture = Diary(stop_at=(1, 4)), new()
-    with pytest.raises(KeyboardInterrupt):
-        mixture.fit(X, EM(max_iter=20), stop=Tolerance(0), generator=0, observers=[diary])
-    assert diary.lines[-1] == ("end", None)
-    expected = new()
-    expected.fit(X, EM(max_iter=4), stop=Tolerance(0), generator=0)
-    assert torch.equal(mixture.means, expected.means)
-
-
-def test_an_interrupt_in_a_later_run_leaves_the_best_in_the_mixture():
-    diary, mixture = Diary(stop_at=(2, 1)), new()
-    with pytest.raises(KeyboardInterrupt):
-        mixture.fit(
-            X,
-            EM(max_iter=30),
-            stop=Tolerance(0),
-            n_init=2,
-            init="random",
-            generator=0,
-            observers=[diary],
-        )
-    first = new()
-    first.fit(X, EM(max_iter=30), stop=Tolerance(0), init="random", generator=0)
-    assert torch.equal(mixture.means, first.means)  # thirty steps beat one
-
-
-def test_an_error_in_a_step_leaves_what_was_found_and_tells_the_observers():
-    diary, mixture = Diary(), new(k=2)
-    x = torch.cat([torch.zeros(30, 2), torch.ones(30, 2)]).double()
-    x[:30, 0] += torch.arange(30)
-    with pytest.raises(tg.TorchGMMError, match="no spread"):
-        mixture.fit(x, EM(reg_covar=0), init=drawn("full", 2, 2), observers=[diary])
-    assert diary.lines[-1] == ("end", None)
-    assert bool(torch.isfinite(mixture.means).all())
 
 
 def test_a_fit_changes_no_global_state():
