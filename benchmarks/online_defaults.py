@@ -45,7 +45,7 @@ CASES = {
     "blobs 8-D, spread 1, K=16 full": (lambda: blobs(50_000, 8, 16, 1.0), 16, "full"),
     "blobs 2-D, spread 2, K=8 tied": (lambda: blobs(20_000, 2, 8, 2.0), 8, "tied"),
 }
-GRID = {"exponent": (0.6, 0.7, 0.8), "offset": (1.0, 2.0, 4.0), "batch_size": (None, 256, 4096)}
+GRID = {"exponent": (0.6, 0.65, 0.7), "offset": (0.5, 1.0, 2.0), "batch_size": (None, 256, 4096)}
 
 
 def gains(case: str, settings: list[dict[str, float]]) -> list[float]:
@@ -67,7 +67,7 @@ def fitted(x: torch.Tensor, start: tg.Parameters, method: tg.EM | tg.OnlineEM) -
 
 
 def main() -> None:
-    """Print the table: a line per setting, a column per data set."""
+    """Print the table: a line per data set, a column per numbered setting."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the defaults")
     warnings.simplefilter("ignore")
@@ -75,11 +75,12 @@ def main() -> None:
     settings: list[dict[str, float]] = [{}]
     if not parser.parse_args().quick:
         settings += [dict(zip(names, v, strict=True)) for v in itertools.product(*GRID.values())]
-    print("settings".ljust(56) + " | ".join(CASES))
-    columns = [gains(case, settings) for case in CASES]
-    for setting, *row in zip(settings, *columns, strict=True):
-        label = ", ".join(f"{k}={v}" for k, v in setting.items()) or "defaults"
-        print(label.ljust(56) + " | ".join(f"{gain:+.3f}" for gain in row), flush=True)
+    for number, setting in enumerate(settings):
+        print(number, ", ".join(f"{k}={v}" for k, v in setting.items()) or "defaults")
+    for case in CASES:
+        print(
+            case.ljust(32) + " ".join(f"{gain:+.4f}" for gain in gains(case, settings)), flush=True
+        )
 
 
 if __name__ == "__main__":

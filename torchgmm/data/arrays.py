@@ -18,7 +18,8 @@ __all__ = ["ArraySource", "as_table", "as_tensor"]
 # A block is what one call of a kernel gets: large enough that its fixed cost vanishes, small
 # enough that a copy of it (another dtype, a memory map, a device) is never felt.
 _BLOCK_BYTES = 32 * 2**20
-# rows that stay together when batches are drawn at random
+# rows of a memory map that stay together when batches are drawn at random: a page or so. Rows in
+# memory go one by one: neighbours in a file are often alike, and a batch should not be.
 _RUN = 16
 
 
@@ -66,13 +67,14 @@ class ArraySource(Indexed):
             yield Block(as_tensor(self._x[part]), w, start)
 
     def shuffled(self, *, seed: int, epoch: int) -> Iterator[Block]:
-        """Short runs of rows from all over the table: a memory map is read in whole pages."""
-        n_runs = -(-self.n_rows // _RUN)
+        """Rows from all over the table; of a memory map, short runs of rows: whole pages."""
+        run = _RUN if isinstance(self._x, np.memmap) else 1
+        n_runs = -(-self.n_rows // run)
         order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n_runs))
-        per_block = max(1, self._block_rows // (32 * _RUN))
+        per_block = max(1, self._block_rows // (32 * run))
         for start in range(0, n_runs, per_block):
             runs = order[start : start + per_block]
-            index = (runs[:, None] * _RUN + torch.arange(_RUN)).flatten()
+            index = (runs[:, None] * run + torch.arange(run)).flatten()
             yield self.take(index[index < self.n_rows])
 
     def take(self, index: Tensor) -> Block:

@@ -93,8 +93,8 @@ class OnlineEM(Method):
 
     max_iter: int = 10
     batch_size: int | None = None
-    exponent: float = 0.7
-    offset: float = 1.0
+    exponent: float = 0.65
+    offset: float = 0.5
     average: Literal["auto", "always", "never"] = "auto"
     forget: float | None = None
     rows_per_step: int | None = None

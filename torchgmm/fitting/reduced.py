@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..checks import check_count
+from ..checks import check_count, check_floor
 from ..covariance import Family
 from ..data import Block
 from ..errors import InputError
@@ -85,6 +85,7 @@ class VarianceReducedEM(Method):
             check_count("block_rows", self.block_rows)
         if not 0 < self.rate <= 1:
             raise InputError(f"rate must be above 0 and at most 1, got {self.rate}")
+        check_floor(self.reg_covar)
         as_kernel(self.kernel)
 
     def init(self, parameters: Parameters, problem: Problem) -> ReducedState:
@@ -92,7 +93,10 @@ class VarianceReducedEM(Method):
         return ReducedState(parameters, seed=seed)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
-        assert isinstance(state, ReducedState)
+        if not isinstance(state, ReducedState):
+            raise InputError(
+                f"VarianceReducedEM goes on from a ReducedState, got a {type(state).__name__}"
+            )
         require_replay(
             problem, "variance-reduced EM reads the same blocks at every step", "use OnlineEM"
         )
@@ -186,6 +190,11 @@ def _total(blocks: list[Moments]) -> Moments:
 def _valid(moments: Moments, family: Family) -> bool:
     """Whether these can be moments of rows: differences need not be."""
     spread = family.central(moments)
-    if family.n_axes == 2:
-        spread = spread.diagonal(dim1=-2, dim2=-1)
-    return bool((moments.weight >= 0).all()) and bool((spread >= 0).all())
+    if not bool((moments.weight >= 0).all() and torch.isfinite(spread).all()):
+        return False
+    if family.n_axes == 1:
+        return bool((spread >= 0).all())
+    diagonal = spread.diagonal(dim1=-2, dim2=-1)
+    slack = 1e-12 * diagonal.mean(-1, keepdim=True) + torch.finfo(spread.dtype).tiny
+    info = torch.linalg.cholesky_ex(spread + torch.diag_embed(slack.expand_as(diagonal))).info
+    return not bool(info.any())
