@@ -107,14 +107,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Resumption:
     metadata, tensors = read_tensors(Path(path), "cpu", FORMAT, VERSION)
     try:
         content = json.loads(metadata["content"])
-        return Resumption(
-            run=int(content["run"]),
-            state=_unpacked(content["state"], tensors),
-            history=_unpacked(content["history"], tensors),
-            best=_unpacked(content["best"], tensors),
-            generator=tensors["generator"],
+        state, history, best = (
+            _unpacked(content[name], tensors) for name in ("state", "history", "best")
         )
-    except (KeyError, ValueError, TypeError, InputError) as error:
+        for value, kinds in (state, State), (history, tuple), (best, (FitResult, type(None))):
+            if not isinstance(value, kinds):
+                raise TypeError(f"a {type(value).__name__} stands where it does not belong")
+        return Resumption(int(content["run"]), state, history, best, tensors["generator"])
+    except (KeyError, ValueError, TypeError, AttributeError, InputError) as error:
         raise StoreError(f"{path} is damaged: {error!r}") from error
 
 
