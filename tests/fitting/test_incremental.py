@@ -1,5 +1,6 @@
 """Incremental EM: no step size, the same fixed points as EM, the same blocks on every pass."""
 
+import itertools
 import math
 
 import pytest
@@ -100,7 +101,7 @@ def test_it_climbs_faster_than_exact_em(family):
     assert level(mixture) > level(exact)
 
 
-@pytest.mark.parametrize("n_blocks", [1, 2, 7, 30])
+@pytest.mark.parametrize("n_blocks", [1, 2, 7])
 def test_any_number_of_blocks_climbs_to_the_same_place(n_blocks):
     optimum = level(GaussianMixture.from_parameters(at_rest(EM(), "full")[0].parameters))
     mixture, _ = fitted(IncrementalEM(max_iter=40, n_blocks=n_blocks))
@@ -119,7 +120,7 @@ def test_the_likelihood_never_falls_on_this_data_after_the_first_pass(family):
         state, _ = method.step(state, given)
         levels.append(level(GaussianMixture.from_parameters(state.parameters)))
     assert levels[-1] > levels[0]
-    assert min(b - a for a, b in zip(levels, levels[1:], strict=False)) > -1e-12  # rounding
+    assert min(b - a for a, b in itertools.pairwise(levels)) > -1e-12  # rounding
 
 
 # the blocks --------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def test_a_shared_covariance_survives_a_component_that_dies():
         wide = CASE.start(family)
         begin = type(wide)(wide.logits, means, wide.scale + 0, wide.family)
         mixture, result = fitted(
-            IncrementalEM(max_iter=15, n_blocks=8), family, x=x, init=begin, tol=0.0
+            IncrementalEM(max_iter=8, n_blocks=4), family, x=x, init=begin, tol=0.0
         )
         assert result.parameters.is_finite()
         assert math.isfinite(level(mixture, x))

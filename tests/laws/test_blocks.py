@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -164,7 +165,14 @@ SETTINGS = st.builds(
     OnlineEM,
     exponent=st.sampled_from([0.55, 0.7, 1.0]),
     offset=st.sampled_from([1e-3, 1.0, 20.0]),
-    forget=st.sampled_from([None, 3.0, 40.0, 1e4]),
+    average=st.just("never"),
+)
+# between them, the step sizes come down to what is forgotten anyway at some row
+FORGETFUL = st.builds(
+    OnlineEM,
+    exponent=st.sampled_from([0.55, 0.7, 1.0]),
+    offset=st.sampled_from([1e-3, 1.0, 20.0]),
+    forget=st.sampled_from([3.0, 10.0, 40.0, 1e4]),
     average=st.just("never"),
 )
 
@@ -181,17 +189,31 @@ def single(family, place):
     return Parameters(torch.zeros(1).double(), torch.tensor([[place]]).double(), scale, family)
 
 
+def share_of_rows(method, source):
+    """The mean of statistics that began at 0, of rows that are all 1."""
+    moments = online(method, single("spherical", 0.0), source).moments
+    return float(moments.frame + moments.first / moments.weight)
+
+
 @given(st.data(), SETTINGS, st.integers(2, 60))
 def test_what_is_forgotten_depends_on_the_rows_not_on_their_cut(data, method, n):
-    # all rows are 1 and the start is at 0: the mean of the statistics is the share of the rows
     x = torch.ones(n, 1, dtype=torch.float64)
-    shares = []
-    for sizes in ([n], data.draw(sizes_of(n)), [1] * n):
-        moments = online(method, single("spherical", 0.0), Cut(x, sizes)).moments
-        shares.append(float(moments.frame + moments.first / moments.weight))
+    cuts = ([n], data.draw(sizes_of(n)), [1] * n)
+    shares = [share_of_rows(method, Cut(x, sizes)) for sizes in cuts]
     assert 0 < shares[0] <= 1
     # products of some ten factors 1 - g: few roundings
     assert shares[1:] == pytest.approx([shares[0]] * 2, rel=1e-11)
+
+
+@given(FORGETFUL, st.integers(2, 60), st.integers(1, 30))
+def test_so_it_is_where_the_past_is_forgotten(method, n, batch_size):
+    # such rows are learnt in the order of the source, cut at every so many
+    source = Cut(torch.ones(n, 1, dtype=torch.float64), [n])
+    shares = [
+        share_of_rows(replace(method, batch_size=size), source) for size in (n, batch_size, 1)
+    ]
+    assert shares[1:] == pytest.approx([shares[0]] * 2, rel=1e-11)  # as above
+    assert shares[0] >= (1 - math.exp(-n / method.forget)) * (1 - 1e-12)
 
 
 @given(st.sampled_from([0.55, 0.7, 1.0]), st.integers(1, 30), st.floats(0.1, 50))
@@ -200,9 +222,7 @@ def test_step_sizes_fall_as_the_clock_to_the_exponent(exponent, n, offset):
     start = single("spherical", 0.0)
     method = OnlineEM(exponent=exponent, offset=offset, average="never")
     assert method.unit(start) == 1
-    x = torch.ones(n, 1, dtype=torch.float64)
-    moments = online(method, start, Cut(x, [1] * n)).moments
-    left = -float(moments.frame + moments.first / moments.weight - 1)
+    left = 1 - share_of_rows(method, Cut(torch.ones(n, 1, dtype=torch.float64), [1] * n))
     t = torch.linspace(offset, offset + n, 20_001, dtype=torch.float64)
     decay = float(torch.trapezoid(t**-exponent, t))
     assert left == pytest.approx(math.exp(-decay), rel=1e-4, abs=1e-12)  # the trapezoids' error

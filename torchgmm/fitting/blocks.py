@@ -12,6 +12,10 @@ from .base import Problem
 
 __all__ = ["fixed_blocks", "require_replay"]
 
+# Rows of a block where nobody knows how many rows there are: enough that the moments that are
+# kept of it are small beside it.
+_UNKNOWN = 8192
+
 
 def require_replay(problem: Problem, what: str, instead: str) -> None:
     """Refuse a source that can be read only once, saying why and what to do."""
@@ -49,7 +53,8 @@ def fixed_blocks(
     if size is None and source.n_rows is not None:
         size = max(1, math.ceil(source.n_rows / n_blocks))
     if size is None:
-        size = parameters.n_components * parameters.family.min_rows(parameters.n_features)
+        needed = parameters.n_components * parameters.family.min_rows(parameters.n_features)
+        size = max(_UNKNOWN, needed)
     count = 0
     for batch in source.batches(size, seed=seed, epoch=0):
         if known is None or count < known:
