@@ -18,7 +18,7 @@ from torchgmm import (
     Tolerance,
     VarianceReducedEM,
 )
-from torchgmm.data import Checked, as_source
+from torchgmm.data import Checked, LoaderSource, as_source
 from torchgmm.fitting import Method, Problem
 
 
@@ -96,6 +96,15 @@ def test_weights_are_repetitions(name):
 
 
 @every_method
+@pytest.mark.parametrize("total", [1.0, 1e9])
+def test_only_the_ratios_of_weights_count(name, total):
+    w = 0.5 + torch.arange(len(X)).double() % 3
+    got, expected = (fitted(name, weights=v)[1].parameters for v in (w * total / w.sum(), w))
+    slack = METHODS[name].slack
+    assert level(got, X, w) == pytest.approx(level(expected, X, w), abs=slack)
+
+
+@every_method
 def test_rows_of_weight_zero_are_absent(name):
     x, w = X.clone(), torch.ones(len(X))
     x[::5], w[::5] = torch.nan, 0
@@ -103,6 +112,15 @@ def test_rows_of_weight_zero_are_absent(name):
     kept = fitted("em", x=X[w > 0])[1].parameters
     expected = level(kept, X[w > 0])
     assert level(result, X[w > 0]) == pytest.approx(expected, abs=METHODS[name].slack)
+
+
+@every_method
+def test_rows_that_are_all_absent_are_refused(name):
+    def batches():
+        return ((x, torch.zeros(len(x))) for x in X.split(500))
+
+    with pytest.raises(InputError, match="the source gave no rows of positive weight"):
+        fitted(name, x=LoaderSource(batches, weights=1))
 
 
 @every_method

@@ -46,7 +46,7 @@ def fixed_blocks(
         known: how many blocks there were before, None at the first pass.
 
     Raises:
-        InputError: the source gives other blocks than at its first pass.
+        InputError: the source gives no rows, or other blocks than at its first pass.
     """
     source = problem.source
     size = block_rows
@@ -65,3 +65,5 @@ def fixed_blocks(
             f"the source gave {count} blocks after {known} in its first pass: this method needs "
             "the same rows in the same order every time"
         )
+    if not count:
+        raise InputError("the source gave no rows of positive weight")

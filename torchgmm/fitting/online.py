@@ -32,8 +32,10 @@ class OnlineState(State):
         average: averaged statistics, about the same means.
         lead: by how many nats per row the averaged mixture was the better one lately; a draw
             is its win.
-        seen: `(K,)` weight that every component has seen.
-        rows_seen: weight of all rows so far: the clock of the step sizes.
+        seen: `(K,)` rows that every component has seen.
+        rows_seen: all rows so far: the clock of the step sizes.
+        row_weight: the weight that counts as one row, the mean of the first batch: only the ratios
+            of weights matter.
         epoch: passes completed.
         position: batches of this pass already read.
         seed: of the order of the rows.
@@ -45,6 +47,7 @@ class OnlineState(State):
     seen: Tensor = field(kw_only=True)
     lead: float = -math.inf
     rows_seen: float = 0.0
+    row_weight: float = 0.0
     epoch: int = 0
     position: int = 0
     seed: int = 0
@@ -160,6 +163,8 @@ class OnlineEM(Method):
                 break
         else:
             state = replace(state, epoch=state.epoch + 1, position=0)
+        if not state.rows_seen:
+            raise InputError("the source gave no rows of positive weight")
         last = state.position == 0 and not problem.source.replayable
         if mid_pass and not sums.rows and not last:  # the step before ended where the pass did
             return self.step(state, problem)
@@ -171,9 +176,11 @@ class OnlineEM(Method):
     ) -> tuple[OnlineState, MStep]:
         before = state.running
         weight = float(moments.rows)
-        gain = self._gain(state.rows_seen, weight, self.unit(before))
+        row_weight = state.row_weight or weight / len(batch.x)
+        rows = weight / row_weight
+        gain = self._gain(state.rows_seen, rows, self.unit(before))
         mixed = state.moments * (1 - gain) + moments * (gain / weight)
-        seen = state.seen + moments.weight
+        seen = state.seen + moments.weight / row_weight
         wanted = before.family.min_rows(before.n_features)
         after = m_step(
             mixed,
@@ -186,8 +193,8 @@ class OnlineEM(Method):
             held=seen < wanted,
         )
         mixed = _restarted(mixed, after)
-        clock = state.rows_seen + weight
-        share = min(1.0, (_FAVOUR + 1) * weight / (clock + _FAVOUR * weight))
+        clock = state.rows_seen + rows
+        share = min(1.0, (_FAVOUR + 1) * rows / (clock + _FAVOUR * rows))
         average = _restarted(state.average, after) * (1 - share) + mixed * share
         means = after.parameters.means
         state = replace(
@@ -198,6 +205,7 @@ class OnlineEM(Method):
             lead=self._lead(state, batch, moments, kernel),
             seen=torch.where(after.rescued, 0, seen),
             rows_seen=clock,
+            row_weight=row_weight,
             position=state.position + 1,
             rescues=state.rescues + int(after.rescued.sum()),
         )
@@ -205,23 +213,23 @@ class OnlineEM(Method):
 
     def _lead(self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel) -> float:
         """How the averaged mixture fares on a batch that neither has learnt from yet."""
-        weight = float(moments.rows)
-        number = 1 + round(state.rows_seen / weight)  # of the batch, in all passes
+        rows = len(batch.x)
+        number = 1 + round(state.rows_seen / rows)  # of the batch, in all passes
         asked = number in (2, 4) or number % _EVERY == 0
-        enough = 2 * len(batch.x) >= self._batch_rows(state.running)  # the last of a pass may be 1
+        enough = 2 * rows >= self._batch_rows(state.running)  # the last of a pass may be 1
         if self.average != "auto" or not (asked and enough):
             return state.lead
         averaged = kernel.accumulate(batch.x, batch.w, self._averaged(state))
-        lead = float(averaged.mean_log_prob - moments.mean_log_prob) + _DRAW / weight
+        lead = float(averaged.mean_log_prob - moments.mean_log_prob) + _DRAW / rows
         return lead if math.isinf(state.lead) else 0.7 * state.lead + 0.3 * lead
 
-    def _gain(self, clock: float, weight: float, unit: int) -> float:
+    def _gain(self, clock: float, rows: float, unit: int) -> float:
         """The share of the batch: `1 - exp(-integral of (t + offset)^-exponent)` over its rows.
 
         An integral, so that two halves of a batch forget as much as the whole. With `forget` the
         integrand is at least `unit / forget`, which it comes down to at some time.
         """
-        start, end = clock / unit + self.offset, (clock + weight) / unit + self.offset
+        start, end = clock / unit + self.offset, (clock + rows) / unit + self.offset
         if self.forget is None:
             return -math.expm1(-self._fallen(start, end))
         least = unit / self.forget
