@@ -127,13 +127,13 @@ def test_rows_that_are_all_absent_are_refused(name):
 @every_family
 def test_the_floor_is_added_to_every_variance(name, family):
     x = torch.cat([X, torch.ones(len(X), 1)], 1).double()  # a feature that is constant
-    mixture = GaussianMixture(2, covariance=family, dtype=torch.float64)
+    mixture = GaussianMixture(3, covariance=family, dtype=torch.float64)
     mixture.fit(x, make(name, reg_covar=0.04), generator=0, stop=Tolerance(1e-9))
-    exact = GaussianMixture(2, covariance=family, dtype=torch.float64)
+    exact = GaussianMixture(3, covariance=family, dtype=torch.float64)
     exact.fit(x, make("em", reg_covar=0.04), generator=0, stop=Tolerance(1e-9))
     got, expected = (m.scale_tril.square().sum(-1)[:, 3].detach() for m in (mixture, exact))
     if "spherical" not in family:
-        assert expected.tolist() == pytest.approx([0.04] * 2, rel=1e-9)
+        assert expected.tolist() == pytest.approx([0.04] * 3, rel=1e-9)
     if name == "online":  # it adds its own to what is left of the start's
         assert bool((got >= expected * 0.99).all())
         assert bool((got < expected + 0.04).all())
