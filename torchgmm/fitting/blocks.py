@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ..checks import check_count
 from ..data import Block
 from ..errors import InputError
 from ..parameters import Parameters
 from .base import Problem
 
-__all__ = ["fixed_blocks", "require_replay"]
+__all__ = ["check_blocks", "fixed_blocks", "require_replay"]
 
 # Rows of a block where nobody knows how many rows there are: enough that the moments that are
 # kept of it are small beside it.
 _UNKNOWN = 8192
+
+
+def check_blocks(n_blocks: int, block_rows: int | None) -> None:
+    """Refuse settings of blocks that mean nothing."""
+    check_count("n_blocks", n_blocks)
+    if block_rows is not None:
+        check_count("block_rows", block_rows)
 
 
 def require_replay(problem: Problem, what: str, instead: str) -> None:

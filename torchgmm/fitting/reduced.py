@@ -16,7 +16,7 @@ from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Method, Problem, State, Step
-from .blocks import fixed_blocks, require_replay
+from .blocks import check_blocks, fixed_blocks, require_replay
 from .mstep import StepSums, m_step
 from .rescue import Rescue
 
@@ -80,9 +80,7 @@ class VarianceReducedEM(Method):
 
     def __post_init__(self) -> None:
         check_count("max_iter", self.max_iter, least=0)
-        check_count("n_blocks", self.n_blocks)
-        if self.block_rows is not None:
-            check_count("block_rows", self.block_rows)
+        check_blocks(self.n_blocks, self.block_rows)
         if not 0 < self.rate <= 1:
             raise InputError(f"rate must be above 0 and at most 1, got {self.rate}")
         check_floor(self.reg_covar)
