@@ -30,6 +30,11 @@ class Kernel(ABC):
 
     name: ClassVar[str]
 
+    @property
+    def ran(self) -> str:
+        """The name of the kernel that did the last `accumulate`; one that chooses says which."""
+        return self.name
+
     @abstractmethod
     def log_joint(
         self,
@@ -68,11 +73,13 @@ def soft_assign(
     """Responsibilities `(*B, K, n)`, in place, and `log p(x) (*B, n)`.
 
     Terms that exp() would turn into denormals are exact zeros: they are below rounding by far.
+    They are cut off on both sides of exp(), which takes six times as long where it meets -inf.
     """
     top = log_joint.amax(-2, keepdim=True)
-    r = log_joint.sub_(top)
-    torch.threshold_(r, _LEAST_EXPONENT[r.dtype], -math.inf)
-    total = r.exp_().sum(-2, keepdim=True)
+    least = _LEAST_EXPONENT[top.dtype]
+    r = log_joint.sub_(top).clamp_min_(least).exp_()
+    torch.threshold_(r, 2 * math.exp(least), 0.0)
+    total = r.sum(-2, keepdim=True)
     r.div_(total)
     return r, (total.log_() + top).squeeze(-2)
 
@@ -94,10 +101,10 @@ def kernels() -> tuple[str, ...]:
 
 
 def as_kernel(kernel: str | Kernel) -> Kernel:
-    """A kernel from its name; `auto` is the best for the shape; a kernel is kept."""
+    """A kernel from its name, `auto` for the best one; a kernel is kept."""
     if isinstance(kernel, Kernel):
         return kernel
-    name = "dense" if kernel == "auto" else kernel
-    if name not in _REGISTRY:
-        raise InputError(f"kernel must be auto or one of {', '.join(_REGISTRY)}, got {kernel!r}")
-    return _REGISTRY[name]()
+    if kernel not in _REGISTRY:
+        named = ", ".join(name for name in _REGISTRY if name != "auto")
+        raise InputError(f"kernel must be auto or one of {named}, got {kernel!r}")
+    return _REGISTRY[kernel]()

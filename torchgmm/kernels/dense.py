@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,13 +15,13 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
 
-__all__ = ["Dense", "joint_log_prob"]
+__all__ = ["Dense", "Prepared", "in_plain_coordinates", "joint_log_prob", "prepare"]
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Parameters as the inner loop wants them, in the dtype of the rows."""
 
     centre: Tensor  # (*B, K, 1, D)  the means, rounded
@@ -30,7 +30,8 @@ class _Prepared:
     log_norm: Tensor  # (*B, K, 1)     log pi_k - log|L_k| - D/2 log 2 pi
 
 
-def _prepare(p: Parameters, dtype: torch.dtype) -> _Prepared:
+def prepare(p: Parameters, dtype: torch.dtype) -> Prepared:
+    """Parameters in the form of the inner loop, for rows of this dtype."""
     # In float64: the inverse of a float32 factor would lose digits where Sigma is ill-conditioned.
     exact = p.to(torch.float64)
     d = p.n_features
@@ -45,7 +46,7 @@ def _prepare(p: Parameters, dtype: torch.dtype) -> _Prepared:
         # x - centre is exact where it matters; what the rounding of the means took comes back here
         rest = centre.to(torch.float64) - means
         shift = p.family.whiten(rest, whitener, None, None).to(dtype)
-    return _Prepared(centre, shift, whitener.to(dtype).contiguous(), log_norm.to(dtype))
+    return Prepared(centre, shift, whitener.to(dtype).contiguous(), log_norm.to(dtype))
 
 
 class _Workspace:
@@ -91,6 +92,29 @@ def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
     return bool((felt & (distance > least)).any())
 
 
+def in_plain_coordinates(
+    whitened_moments: Callable[[Tensor | None], Moments],
+    parameters: Parameters,
+    dtype: torch.dtype,
+) -> Moments:
+    """Moments about the means from a pass that sums whitened rows about a centre it is given."""
+    family = parameters.family
+    seen = whitened_moments(None)
+    if _cancels(seen, family, dtype):
+        centre = (seen.first / seen.weight.unsqueeze(-1).clamp_min(_TINY)).to(dtype)
+        seen = family.moved(whitened_moments(centre), seen.frame)
+    exact = parameters.to(torch.float64)
+    factor = family.factor(exact.scale)
+    return Moments(
+        seen.weight,
+        family.colour(seen.first, factor),
+        family.colour_second(seen.second, factor),
+        seen.log_prob,
+        seen.rows,
+        exact.means,
+    )
+
+
 @register
 class Dense(Kernel):
     """Whitened and framed: all components of a chunk of rows in one batched product.
@@ -108,37 +132,26 @@ class Dense(Kernel):
         self.budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
-        prepared = _prepare(parameters, x.dtype)
+        prepared = prepare(parameters, x.dtype)
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             yield rows, _joint(seen, prepared.log_norm, out=buffer)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
-        family = parameters.family
-        seen = self._whitened_moments(x, w, parameters)
-        if _cancels(seen, family, x.dtype):
-            centre = (seen.first / seen.weight.unsqueeze(-1).clamp_min(_TINY)).to(x.dtype)
-            seen = family.moved(self._whitened_moments(x, w, parameters, centre), seen.frame)
-        exact = parameters.to(torch.float64)
-        factor = family.factor(exact.scale)
-        return Moments(
-            seen.weight,
-            family.colour(seen.first, factor),
-            family.colour_second(seen.second, factor),
-            seen.log_prob,
-            seen.rows,
-            exact.means,
-        )
+        def moments(centre: Tensor | None) -> Moments:
+            return self._whitened_moments(x, w, parameters, centre)
+
+        return in_plain_coordinates(moments, parameters, x.dtype)
 
     def _whitened_moments(
         self,
         x: Tensor,
         w: Tensor | None,
         parameters: Parameters,
-        centre: Tensor | None = None,  # (*B, K, D), in whitened coordinates; the origin if None
+        centre: Tensor | None,  # (*B, K, D), in whitened coordinates; the origin if None
     ) -> Moments:
         """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
         family = parameters.family
-        prepared = _prepare(parameters, x.dtype)
+        prepared = prepare(parameters, x.dtype)
         weight = first = second = log_prob = total = torch.zeros((), dtype=torch.float64)
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             r, row_log_prob = soft_assign(_joint(seen, prepared.log_norm, out=buffer))
@@ -162,7 +175,7 @@ class Dense(Kernel):
         return Moments(weight, first, second, log_prob, all_rows, frame)
 
     def _chunks(
-        self, x: Tensor, parameters: Parameters, prepared: _Prepared
+        self, x: Tensor, parameters: Parameters, prepared: Prepared
     ) -> Iterator[tuple[slice, Whitened, Tensor]]:
         shape = (*parameters.batch_shape, parameters.n_components)
         n_rows = x.shape[-2]
@@ -186,7 +199,7 @@ def joint_log_prob(x: Tensor, parameters: Parameters) -> Tensor:
         x: `(N, D)` or `(*B, N, D)`.
         parameters: tensors that may require gradients.
     """
-    prepared = _prepare(parameters, x.dtype)
+    prepared = prepare(parameters, x.dtype)
     d = x.unsqueeze(-3) - prepared.centre
     z = parameters.family.whiten(d, prepared.whitener, prepared.shift, None)
     squares = z * z

@@ -1,0 +1,80 @@
+"""Which kernel `auto` takes, what `quadratic` refuses, and where its float32 ends."""
+
+import pytest
+import torch
+
+from tests.cases import FAMILIES, Case
+from tests.contracts.test_precision import CONTRACT, whitened_errors
+from torchgmm import EM, GaussianMixture
+from torchgmm.kernels import Dense, Quadratic, as_kernel
+from torchgmm.parameters import from_moments
+
+APART = Case("apart", 32, 0, 30, 10, k=80, n=20_000)
+BLURRED = Case("blurred", 32, 0, 1, 4, k=8, n=20_000)
+ILL = Case("ill-conditioned", 64, 0, 1, 1e4, k=3, n=10_000)
+
+
+def ran(case, family, dtype=torch.float32):
+    kernel = as_kernel("auto")
+    kernel.accumulate(case.rows(dtype), None, case.start(family))
+    return kernel.ran
+
+
+@pytest.mark.parametrize(
+    ("case", "family", "expected"),
+    [
+        (Case("small", 2, 0, 3, 1, k=3, n=500), "full", "quadratic"),
+        (Case("flat", 2, 0, 3, 1, k=8, n=50_000), "full", "quadratic"),
+        (APART, "full", "screened"),
+        (BLURRED, "full", "quadratic"),
+        (ILL, "full", "dense"),
+        (BLURRED, "diagonal", "quadratic"),
+        (BLURRED, "tied", "quadratic"),
+        # so far apart that no product keeps the digits of a variance
+        (Case("far", 4, 0, 3e5, 1, k=3, n=500), "diagonal", "dense"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_auto_takes_what_suits(case, family, expected):
+    assert ran(case, family) == expected
+
+
+def test_the_result_says_which_kernel_ran():
+    x = APART.rows(torch.float32)
+    for name, expected in (("auto", "screened"), ("quadratic", "quadratic"), ("dense", "dense")):
+        mixture = GaussianMixture(APART.k)
+        result = mixture.fit(x, EM(max_iter=2, kernel=name), init=APART.start("full"))
+        assert {step.kernel for step in result.history} == {expected}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("separation", [1, 3, 10, 30, 100, 300, 1000])
+@pytest.mark.parametrize("d", [2, 16])
+@pytest.mark.parametrize("n", [500, 20_000])
+def test_quadratic_keeps_the_contract_on_both_sides_of_its_limit(family, separation, d, n):
+    """From where float32 products are exact enough to where they are refused."""
+    case = Case("edge", d, 0, separation, 10, k=4, n=n)
+    x, p = case.rows(torch.float32), case.start(family)
+    got, _ = from_moments(Quadratic().accumulate(x, None, p), p.family, 1e-6)
+    exact, _ = from_moments(Dense().accumulate(x.double(), None, p), p.family, 1e-6)
+    mean, covariance = whitened_errors(got, exact)
+    assert mean < CONTRACT
+    assert covariance < CONTRACT
+
+
+@pytest.mark.parametrize(("separation", "fits"), [(1, True), (1000, False)])
+def test_the_edge_of_float32_lies_within_the_table_above(separation, fits):
+    case = Case("edge", 16, 0, separation, 10)
+    x, p = case.rows(torch.float32), case.start("diagonal")
+    assert Quadratic().fits(x, p, torch.float32) == fits
+
+
+def test_rows_far_from_where_the_mixture_expects_them_are_noticed():
+    # the parameters promise rows about the origin; the sums tell that there are none
+    case = Case("elsewhere", 3, 3e3, 3, 1, k=1)
+    x = case.rows(torch.float32)
+    p = Case("origin", 3, 0, 0, 1, k=1).start("diagonal")
+    assert Quadratic().fits(x, p, torch.float32)
+    got, _ = from_moments(Quadratic().accumulate(x, None, p), p.family, 1e-6)
+    exact, _ = from_moments(Dense().accumulate(x.double(), None, p), p.family, 1e-6)
+    assert whitened_errors(got, exact)[1] < CONTRACT

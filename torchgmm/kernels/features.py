@@ -1,0 +1,222 @@
+"""Rows as vectors in which `log N(x; k)` is linear, so that an E-step is two matrix products.
+
+With `y = x - c` about one origin c for all components, `log pi_k N(x; k) = theta_k . phi(x)`, and
+the moments are `R phi^T`. What `phi` holds follows from the structure of the covariances:
+
+| covariances | phi | entries |
+|---|---|---|
+| a matrix per component | `y_i y_j (i <= j), y, 1` | `D (D + 3) / 2 + 1` |
+| variances per component | `y_i^2, y, 1`, or `|y|^2, y, 1` | `2 D + 1`, `D + 2` |
+| shared by all | `y` in whitened coordinates, and 1 | `D + 1` |
+
+How they lie in memory is the business of `layouts`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..covariance import Family
+from ..parameters import Parameters
+from .layouts import Columns, Layout, Rows
+
+__all__ = ["Features", "Linear", "Products", "Squares", "features_of"]
+
+
+class Features(ABC):
+    """A feature map and what goes with it, for parameters in float64 about an origin.
+
+    `second` moments and quadratic coefficients come per component, flattened to `(*B, K, S)`.
+
+    Args:
+        parameters: in float64.
+        centre: the origin c, `(*B, D)`.
+    """
+
+    def __init__(self, parameters: Parameters, centre: Tensor) -> None:
+        self.family: Family = parameters.family
+        self.d = parameters.n_features
+        self.centre = centre
+        self.parameters = parameters
+        self.offset = parameters.means - centre.unsqueeze(-2)  # (*B, K, D)
+
+    @property
+    @abstractmethod
+    def n_second(self) -> int:
+        """S: how many of the features are products of two coordinates; they come first."""
+
+    @property
+    def size(self) -> int:
+        """P: how many features there are."""
+        return self.n_second + self.d + 1
+
+    @abstractmethod
+    def layout(self, rows: int, like: Tensor) -> Layout:
+        """Buffers for chunks of at most `rows` rows, in the dtype of `like`."""
+
+    @abstractmethod
+    def load(self, x: Tensor, layout: Any) -> None:
+        """Put the features of the rows `x (*B, n, D)` into what `layout` made."""
+
+    @abstractmethod
+    def coefficients(self) -> Tensor:
+        """`theta (*B, K, P)`."""
+
+    @abstractmethod
+    def second(self, flat: Tensor) -> Tensor:
+        """Second moments in the family's shape, from their `(*B, K, S)` entries."""
+
+    @abstractmethod
+    def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """How large the terms are that cancel, where rows have the root mean square `spread`.
+
+        Args:
+            spread: `(*B, K, D)`, of the coordinates y under each component.
+
+        Returns:
+            The sum of the absolute terms of `log N`, and of those of a variance relative to it,
+            both `(*B, K)`. Times the rounding unit they say what a dtype loses.
+        """
+
+    def _log_norm(self) -> Tensor:
+        p = self.parameters
+        half_log_det = p.family.half_log_det(p.scale, self.d)
+        return p.log_weights - half_log_det - 0.5 * self.d * math.log(2 * math.pi)
+
+
+class Products(Features):
+    """A matrix per component: all products of two coordinates."""
+
+    def __init__(self, parameters: Parameters, centre: Tensor) -> None:
+        super().__init__(parameters, centre)
+        whitener = self.family.whitener(parameters.scale)  # (*B, K, D, D), z = y @ whitener
+        self._precision = whitener @ whitener.mT
+
+    @property
+    def n_second(self) -> int:
+        return self.d * (self.d + 1) // 2
+
+    def layout(self, rows: int, like: Tensor) -> Columns:
+        return Columns(self.offset.shape[:-2], self.d, self.n_second, rows, like)
+
+    def load(self, x: Tensor, layout: Columns) -> None:
+        room = layout.room(x.shape[-2])
+        torch.sub(x.mT, self.centre.to(room.dtype).unsqueeze(-1), out=room)
+        layout.multiply()
+
+    def coefficients(self) -> Tensor:
+        linear = (self._precision @ self.offset.unsqueeze(-1)).squeeze(-1)
+        constant = self._log_norm() - 0.5 * (linear * self.offset).sum(-1)
+        i, j = torch.triu_indices(self.d, self.d, device=linear.device)
+        # the two halves of the matrix share a feature
+        products = self._precision[..., i, j] * torch.where(i == j, -0.5, -1.0).to(linear)
+        return torch.cat([products, linear, constant.unsqueeze(-1)], -1)
+
+    def second(self, flat: Tensor) -> Tensor:
+        i, j = torch.triu_indices(self.d, self.d, device=flat.device)
+        full = flat.new_zeros(*flat.shape[:-1], self.d, self.d)
+        full[..., i, j] = flat
+        full[..., j, i] = flat
+        return full
+
+    def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
+        size = spread + self.offset.abs()
+        terms = (size.unsqueeze(-2) @ self._precision.abs() @ size.unsqueeze(-1))[..., 0, 0]
+        return terms, terms
+
+
+class Squares(Features):
+    """Variances per component: squares of the coordinates, or one sum of them."""
+
+    def __init__(self, parameters: Parameters, centre: Tensor) -> None:
+        super().__init__(parameters, centre)
+        self._precision = (-2 * parameters.scale).exp()  # (*B, K, D) or (*B, K, 1)
+
+    @property
+    def n_second(self) -> int:
+        return self._precision.shape[-1]
+
+    def layout(self, rows: int, like: Tensor) -> Rows:
+        return Rows(self.offset.shape[:-2], self.d, self.n_second, rows, like)
+
+    def load(self, x: Tensor, layout: Rows) -> None:
+        room = layout.room(x.shape[-2])
+        torch.sub(x, self.centre.to(room.dtype).unsqueeze(-2), out=room)
+        layout.square()
+
+    def coefficients(self) -> Tensor:
+        linear = self._precision * self.offset
+        constant = self._log_norm() - 0.5 * (linear * self.offset).sum(-1)
+        return torch.cat([-0.5 * self._precision, linear, constant.unsqueeze(-1)], -1)
+
+    def second(self, flat: Tensor) -> Tensor:
+        return flat
+
+    def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
+        terms = (spread + self.offset.abs()).square() * self._precision
+        if self.n_second == self.d:
+            return terms.sum(-1), terms.amax(-1)
+        return terms.sum(-1), terms.mean(-1)
+
+
+class Linear(Features):
+    """Covariances shared by all: whitened coordinates alone, as `|z|^2` cancels between components.
+
+    What cancels is still part of the density: `row_term` adds it per row, `scatter` sums it.
+    """
+
+    def __init__(self, parameters: Parameters, centre: Tensor) -> None:
+        super().__init__(parameters, centre)
+        self._whitener = self.family.whitener(parameters.scale)  # (*B, 1, ...)
+        offset = self.offset.unsqueeze(-3)  # (*B, 1, K, D): the components as rows
+        self.whitened = self.family.whiten(offset, self._whitener, None, None).squeeze(-3)
+
+    @property
+    def n_second(self) -> int:
+        return 0
+
+    def layout(self, rows: int, like: Tensor) -> Rows:
+        return Rows(self.offset.shape[:-2], self.d, 0, rows, like)
+
+    def load(self, x: Tensor, layout: Rows) -> None:
+        room = layout.room(x.shape[-2])
+        y = (x - self.centre.to(room.dtype).unsqueeze(-2)).unsqueeze(-3)  # (*B, 1, n, D)
+        whitener = self._whitener.to(room.dtype).contiguous()
+        self.family.whiten(y, whitener, None, room.unsqueeze(-3))
+
+    def coefficients(self) -> Tensor:
+        constant = self._log_norm() - 0.5 * self.whitened.square().sum(-1)
+        return torch.cat([self.whitened, constant.unsqueeze(-1)], -1)
+
+    def second(self, flat: Tensor) -> Tensor:
+        raise NotImplementedError("see scatter")
+
+    def row_term(self, z: Tensor) -> Tensor:
+        """`-|z|^2 / 2` of every row, `(*B, 1, n)`, from whitened rows `z (*B, n, D)`."""
+        return -0.5 * z.square().sum(-1).unsqueeze(-2)
+
+    def scatter(self, z: Tensor, w: Tensor | None) -> Tensor:
+        """Second moments of all rows, `(*B, 1, ...)`, from whitened rows `z (*B, n, D)`."""
+        weighted = z if w is None else z * w.unsqueeze(-1)
+        if self.family.n_axes == 2:
+            return (weighted.mT @ z).unsqueeze(-3)
+        squares = (weighted * z).sum(-2, keepdim=True)  # (*B, 1, D)
+        alike = self.family.factor_shape(self.d)[0] == self.d
+        return squares if alike else squares.sum(-1, keepdim=True)
+
+    def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
+        # spread of whitened coordinates; what the whitening itself rounds, `dense` rounds too
+        size = spread + self.whitened.abs()
+        return (size * self.whitened.abs()).sum(-1), size.square().amax(-1)
+
+
+def features_of(parameters: Parameters, centre: Tensor) -> Features:
+    """The feature map of a family. Both arguments are in float64."""
+    if parameters.family.tied:
+        return Linear(parameters, centre)
+    return (Products if parameters.family.n_axes == 2 else Squares)(parameters, centre)

@@ -1,0 +1,227 @@
+"""Two matrix products over quadratic features: no differences of rows and means are ever formed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..covariance import Family
+from ..moments import Moments
+from ..parameters import Parameters
+from .base import Kernel, register, soft_assign
+from .dense import Dense
+from .features import Features, Linear, features_of
+
+__all__ = ["Quadratic"]
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What the rounding of all that cancels (`Features.magnitude`) may come to.
+
+    The contract of float32 rows is 1e-4 for both (tests/contracts/test_precision.py). Measured on
+    2 to 64 features and means 3 to 60 deviations apart, errors of means came to at most 0.17 of
+    `joint`, those of variances to at most 2.7 of `variance`.
+    """
+
+    joint: float
+    variance: float
+
+
+_LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
+_SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
+_MOST_ROWS = 8192
+_TINY = torch.finfo(torch.float64).tiny
+# variances of constant columns: rounding, where a floor is all there is to see
+_AT_REST = 1e-30
+
+
+@register
+class Quadratic(Kernel):
+    """`log_joint` as `Theta Phi`, moments as `R Phi^T` (numerics of `features`).
+
+    Costs half of what `dense` does for full covariances, and K D instead of several passes over
+    N K D numbers for the others. Float32 products lose digits where means are many standard
+    deviations apart: what would be lost is estimated from the parameters before a pass, and from
+    the sums after it. Where it is too much the products are made in float64, and where even that
+    would not do, `dense` takes over.
+
+    Args:
+        budget: bytes of the features and log-probabilities of one chunk. 12 to 24 MiB measured
+            best: with fewer rows a chunk is all overhead where there are thousands of features.
+    """
+
+    name: ClassVar[str] = "quadratic"
+
+    def __init__(self, budget: int = 16 * 2**20) -> None:
+        self.budget = budget
+
+    def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
+        features = _about_the_middle(parameters, x.dtype)
+        # float64 whatever the rows are: single log-probabilities are not averaged over rows
+        if not _expected_to_hold(features, torch.float64, _SINGLE):
+            yield from self._dense().log_joint(x, parameters)
+            return
+        work = _Chunks(features, x, torch.float64, self.budget)
+        rounded: Tensor | None = None
+        for part, joint in work:
+            if isinstance(features, Linear):
+                joint += features.row_term(work.layout.linear)
+            if x.dtype == torch.float64:
+                yield part, joint
+                continue
+            if rounded is None or rounded.shape != joint.shape:
+                rounded = torch.empty_like(joint, dtype=x.dtype)
+            limit = torch.finfo(x.dtype).max / 8
+            yield part, rounded.copy_(joint.clamp_(min=-limit))
+
+    def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
+        features, limits = _about_the_middle(parameters, x.dtype), _LIMITS[x.dtype]
+        for dtype in dict.fromkeys((x.dtype, torch.float64)):
+            if _expected_to_hold(features, dtype, limits):
+                found = _sums(features, x, w, dtype, self.budget)
+                if found is not None:
+                    return found
+        return self._dense().accumulate(x, w, parameters)
+
+    def _dense(self) -> Dense:
+        return Dense(max(self.budget, 16 * 2**20))
+
+    def fits(self, x: Tensor, parameters: Parameters, dtype: torch.dtype) -> bool:
+        """Whether products in `dtype` are expected to keep the digits of these rows."""
+        return _expected_to_hold(_about_the_middle(parameters, x.dtype), dtype, _LIMITS[x.dtype])
+
+
+class _Chunks:
+    """Chunks of rows, loaded one after the other, with a buffer `(*B, K, n)` beside them."""
+
+    def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
+        p = features.parameters
+        self._features, self._dtype = features, dtype
+        self._x = x if x.dim() > 2 else x.expand(*p.batch_shape, *x.shape)
+        self._theta = features.coefficients().to(dtype)
+        self._shape = (*p.batch_shape, p.n_components)
+        each = features.size + 2 * p.n_components
+        width = each * max(1, math.prod(p.batch_shape)) * dtype.itemsize
+        # sums over more rows than this wear out in float32
+        most = _MOST_ROWS if dtype == torch.float32 else x.shape[-2]
+        self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
+        like = torch.empty(0, dtype=dtype, device=x.device)
+        self.layout: Any = features.layout(self._rows, like)
+        self._joint = like.new_empty(math.prod(self._shape) * self._rows)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of the rows, and `log pi_k N(x_n; k)` but for what all components share."""
+        n_rows = self._x.shape[-2]
+        for start in range(0, n_rows, self._rows):
+            part = slice(start, min(start + self._rows, n_rows))
+            chunk = self._x[..., part, :]
+            same = chunk.dtype == self._dtype
+            self._features.load(chunk if same else chunk.to(self._dtype), self.layout)
+            n = part.stop - start
+            joint = self._joint[: math.prod(self._shape) * n].view(*self._shape, n)
+            yield part, self.layout.joint(self._theta, joint)
+
+
+def _about_the_middle(parameters: Parameters, dtype: torch.dtype) -> Features:
+    exact = parameters.to(torch.float64)
+    centre = (exact.log_weights.exp().unsqueeze(-1) * exact.means).sum(-2)
+    # a number that the rows could hold: then x - c is exact where the digits are
+    return features_of(exact, centre.to(dtype).double())
+
+
+def _sums(
+    features: Features, x: Tensor, w: Tensor | None, dtype: torch.dtype, budget: int
+) -> Moments | None:
+    """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
+    work = _Chunks(features, x, dtype, budget)
+    sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
+    for part, joint in work:
+        r, row_log_prob = soft_assign(joint)
+        chunk_w = None if w is None else w[..., part].to(dtype)
+        if isinstance(features, Linear):
+            z = work.layout.linear
+            row_log_prob = row_log_prob + features.row_term(z).squeeze(-2)
+            scatter = scatter + features.scatter(z, chunk_w).double()
+        if chunk_w is None:
+            total = total + float(r.shape[-1])
+            log_prob = log_prob + row_log_prob.double().sum(-1)
+        else:
+            r.mul_(chunk_w.unsqueeze(-2))
+            total = total + chunk_w.double().sum(-1)
+            log_prob = log_prob + (row_log_prob.double() * chunk_w).sum(-1)
+        sums = sums + work.layout.sums(r).double()
+    rows = total.to(log_prob.device).expand(log_prob.shape)
+    return _moments(features, sums, scatter, log_prob, rows, dtype, _LIMITS[x.dtype])
+
+
+def _moments(
+    features: Features,
+    sums: Tensor,
+    scatter: Tensor,
+    log_prob: Tensor,
+    rows: Tensor,
+    dtype: torch.dtype,
+    limits: _Limits,
+) -> Moments | None:
+    family, p = features.family, features.parameters
+    second = (
+        scatter if isinstance(features, Linear) else features.second(sums[..., : features.n_second])
+    )
+    first = sums[..., features.n_second : -1]
+    seen = Moments(sums[..., -1], first, second, log_prob, rows, torch.zeros_like(first))
+    if not seen.is_finite() or not _held(features, seen, dtype, limits):
+        return None
+    if isinstance(features, Linear):
+        found = family.moved(seen, features.whitened)
+        factor = family.factor(p.scale)
+        first = family.colour(found.first, factor)
+        second = family.colour_second(found.second, factor)
+        return Moments(found.weight, first, second, log_prob, rows, p.means)
+    found = family.moved(seen, features.offset)
+    return Moments(found.weight, found.first, found.second, log_prob, rows, p.means)
+
+
+def _expected_to_hold(features: Features, dtype: torch.dtype, limits: _Limits) -> bool:
+    """Whether `dtype` keeps the digits if the rows lie where the parameters say."""
+    p = features.parameters
+    if isinstance(features, Linear):
+        spread = features.whitened.abs() + 1
+    else:
+        unit = p.family.unit_second(torch.ones_like(p.logits), features.d)
+        variance = _diagonal(p.family, p.family.colour_second(unit, p.family.factor(p.scale)))
+        spread = (variance + features.offset.square()).sqrt()
+    return bool(_fine(features, spread, dtype, limits).all())
+
+
+def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits) -> bool:
+    """The same for the rows as they turned out to lie about the centre, `seen`."""
+    family = features.family
+    present = seen.weight >= family.min_rows(features.d)
+    n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
+    about = _diagonal(family, seen.second)
+    # of a component that shares its covariance no more is known than its mean
+    spread = (seen.first / n).abs() + 1 if family.tied else (about / n).clamp_min(0).sqrt()
+    if not bool((_fine(features, spread.expand(seen.first.shape), dtype, limits) | ~present).all()):
+        return False
+    # and whether what is left about the new means stands out of the rounding of what it came from
+    heads = present.any(-1, keepdim=True) if family.tied else present
+    left = _diagonal(family, family.within(seen))
+    lost = torch.finfo(dtype).eps * about
+    at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
+    return bool(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
+
+
+def _fine(features: Features, spread: Tensor, dtype: torch.dtype, limits: _Limits) -> Tensor:
+    joint, variance = features.magnitude(spread)
+    eps = torch.finfo(dtype).eps
+    return (eps * joint <= limits.joint) & (eps * variance <= limits.variance)
+
+
+def _diagonal(family: Family, second: Tensor) -> Tensor:
+    return second.diagonal(dim1=-2, dim2=-1) if family.n_axes == 2 else second

@@ -1,0 +1,202 @@
+"""Only the pairs of row and component that count: exact to rounding, and far fewer of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..moments import Moments
+from ..parameters import Parameters
+from .base import Kernel, register
+from .dense import Dense, in_plain_coordinates
+from .pairs import Chosen, Pairs, nats_of
+from .screen import Screen, Turned, turned
+
+__all__ = ["Screened"]
+
+_PROBE_NUMBERS = 2**21  # rows x components x features of a probe
+_COVERED = 0.99  # of the rows, at the first look
+# Rows of a chunk: at least, and for every component, so that its pairs fill whole tiles.
+_CHUNK_ROWS, _SHARING_ROWS = 2**16, 2**8
+_TILE_BYTES = 2**21  # of bounds; features may take eight times as much
+# One elementwise operation on one number costs about as much as so many of a float32 matrix product
+# (measured on two AVX-512 cores; buffers near the cache).
+_PER_PAIR = 300  # sorting a pair into its tile and its row, in elementwise operations
+_ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to screen: with how many coordinates, and what that is expected to cost.
+
+    Attributes:
+        p: coordinates of the bounds.
+        cost: operations per row.
+        kept: pairs per row that were not dismissed in the probe.
+        margin: pairs whose bound is so many nats below the row's best bound are left out at first;
+            rows where the best pair turns out to be worse than that are looked at again.
+    """
+
+    p: int
+    cost: float
+    kept: float
+    margin: float
+
+
+@register
+class Screened(Kernel):
+    """Dismisses pairs by an upper bound of their density, and whitens the rest one by one.
+
+    What is kept goes through the same differences and products as in `dense`, so digits are lost
+    nowhere. Before a pass some rows are probed for the number of coordinates that pays best.
+    Components that share a covariance, or are too tight for the range of float32, go to `dense`.
+
+    Args:
+        budget: bytes of the kept rows of one chunk.
+    """
+
+    name: ClassVar[str] = "screened"
+
+    def __init__(self, budget: int = 8 * 2**20) -> None:
+        self.budget = budget
+
+    def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
+        yield from self._dense().log_joint(x, parameters)
+
+    def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
+        if parameters.family.tied:  # one covariance: nothing to gain from single pairs
+            return self._dense().accumulate(x, w, parameters)
+        if parameters.batch_shape:
+            return self._batch(x, w, parameters)
+        mixture = turned(parameters, x.dtype)
+        plan = best_plan(x, parameters, mixture)
+        if plan is None:
+            return self._dense().accumulate(x, w, parameters)
+        return self.planned(x, w, parameters, mixture, plan)
+
+    def planned(
+        self,
+        x: Tensor,
+        w: Tensor | None,
+        parameters: Parameters,
+        mixture: Turned,
+        plan: Plan,
+    ) -> Moments:
+        """`accumulate` with a plan at hand."""
+        screen = Screen(mixture, plan.p, x.dtype)
+
+        def moments(centre: Tensor | None) -> Moments:
+            pairs = Pairs(parameters, x.dtype, centre)
+            chooser = _Chooser(screen, plan, x, self.budget)
+            for start in range(0, len(x), chooser.rows):
+                part = slice(start, start + chooser.rows)
+                pairs.add(x[part], None if w is None else w[part], chooser.choose(x[part]))
+            return pairs.moments()
+
+        return in_plain_coordinates(moments, parameters, x.dtype)
+
+    def _dense(self) -> Dense:
+        return Dense(max(self.budget, 16 * 2**20) if self.budget > 2**20 else self.budget)
+
+    def _batch(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
+        shape, each = parameters.batch_shape, []
+        for number in range(shape.numel()):
+            at = np.unravel_index(number, tuple(shape))
+            rows = x if x.dim() == 2 else x[at]
+            weights = w if w is None or w.dim() == 1 else w[at]
+            own = (parameters.logits[at], parameters.means[at], parameters.scale[at])
+            each.append(self.accumulate(rows, weights, Parameters(*own, parameters.family)))
+        sums = [torch.stack([getattr(m, f) for m in each]) for f in Moments.__dataclass_fields__]
+        return Moments(*(s.view(*shape, *s.shape[1:]) for s in sums))
+
+
+class _Chooser:
+    """Finds the pairs of a chunk to look at, tile by tile: bounds never leave the cache.
+
+    Chunks are large, so that many of their rows share a component.
+    """
+
+    def __init__(self, screen: Screen, plan: Plan, x: Tensor, budget: int) -> None:
+        self._screen, self._margin = screen, plan.margin
+        self._k, d = screen.shape
+        size = x.dtype.itemsize
+        per_row = int((1 + plan.kept) * d) * size + self._k
+        usual = max(_CHUNK_ROWS, _SHARING_ROWS * self._k)
+        self.rows = min(max(256, min(usual, 4 * budget // per_row // 8 * 8)), len(x))
+        tile = min(_TILE_BYTES // (self._k * size), 8 * _TILE_BYTES // (screen.size * size))
+        self._tile = min(max(256, min(tile, 8192) // 8 * 8), self.rows)
+        self._layout = screen.layout(self._tile, x)
+        self._bounds = x.new_empty(self._k * self._tile)
+        self._mask = x.new_empty(self._k * self.rows, dtype=torch.bool)
+        self._least = x.new_empty(self.rows)
+
+    def choose(self, x: Tensor) -> Chosen:
+        """Pairs of the rows `x (n, D)`; what it gives is overwritten by the next chunk."""
+        n = len(x)
+        mask, least = self._mask[: self._k * n].view(self._k, n), self._least[:n]
+        for start in range(0, n, self._tile):
+            some = slice(start, start + self._tile)
+            u = self.bounds(x[some])
+            torch.sub(u.amax(0), self._margin, out=least[some])
+            # rows so far out that products overflow are NaN here: nothing is dismissed there
+            torch.lt(u, least[some], out=mask[:, some])
+        least.nan_to_num_(nan=-math.inf)
+        return Chosen(mask.logical_not_(), least, self.bounds)
+
+    def bounds(self, x: Tensor) -> Tensor:
+        """Upper bounds `(K, n)` for the rows `x (n, D)`, a tile or fewer in the usual buffer."""
+        if len(x) > self._tile:
+            starts = range(0, len(x), self._tile)
+            return torch.cat([self.bounds(x[i : i + self._tile]).clone() for i in starts], 1)
+        out = self._bounds[: self._k * len(x)].view(self._k, -1)
+        return self._screen.bounds(x, self._layout, out)
+
+
+def best_plan(x: Tensor, parameters: Parameters, mixture: Turned) -> Plan | None:
+    """The cheapest number of coordinates, found by trying it on some of the rows; None if none."""
+    k, d = parameters.means.shape
+    rows = min(max(_PROBE_NUMBERS // (k * d), 64), 512)
+    probe = x[:: max(1, len(x) // rows)]
+    joint = torch.cat([j.clone() for _, j in Dense().log_joint(probe, parameters)], -1)
+    best, nats = joint.amax(0), nats_of(x.dtype, k)
+    matrix = parameters.family.n_axes == 2
+    candidates = sorted({p for p in (4, 8, 12, 16, 32) if p < d} | {d}) if matrix else [d]
+    each = elementwise(x.dtype)
+    products = 1.0 if x.dtype == torch.float32 else 2.2
+    pair = 4.0 * products * d * (d if matrix else 1) + (18 * d + _PER_PAIR) * each
+    plans = []
+    for p in candidates:
+        screen = Screen(mixture, p, x.dtype)
+        if not screen.usable:
+            break
+        u = screen.bounds(probe, screen.layout(len(probe), x), torch.empty_like(joint))
+        top = u.amax(0)
+        # nearly every row's best pair is that close to its best bound
+        gaps = (top - best).nan_to_num(nan=math.inf).sort().values
+        gap = float(gaps[int(_COVERED * (len(gaps) - 1))])
+        margin = nats + max(gap, 0.0)
+        kept = max(1.0, float((u >= top - margin).sum()) / len(probe))
+        screening = 2.0 * products * screen.size * k + (screen.size + 4 * k) * each
+        plans.append(Plan(p, screening + kept * pair, kept, margin))
+        if (kept - 1) * pair < screening:  # more coordinates cost more than they could dismiss
+            break
+    return min(plans, key=lambda plan: plan.cost, default=None)
+
+
+def elementwise(dtype: torch.dtype) -> float:
+    """What one elementwise operation costs, in operations of a float32 matrix product."""
+    return _ELEMENTWISE[dtype]
+
+
+def dense_cost(parameters: Parameters, dtype: torch.dtype) -> float:
+    """What `Dense` costs per row, in operations of a float32 matrix product."""
+    k, d = parameters.means.shape[-2:]
+    products = 4.0 * d * d if parameters.family.n_axes == 2 else 0.0
+    factor = 1.0 if dtype == torch.float32 else 2.2
+    return k * (factor * products + (2 * d + 100) * elementwise(dtype))
