@@ -1,0 +1,1 @@
+"""A benchmark of this project against everyone: `python -m benchmarks.peers --help`."""

@@ -1,0 +1,82 @@
+"""This project. A step is timed from one report of a finished step to the next (an observer)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from common import Answer, Clock, Job, Start, UnsupportedError, Worker, main
+
+import torchgmm as tg
+from torchgmm.errors import InputError
+from torchgmm.fitting import Observer
+
+
+class _Stamps(Observer):
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_start(self, problem: Any, method: Any, n_init: int) -> None:
+        self.clock.stamp()
+
+    def on_step(self, event: Any) -> None:
+        self.clock.stamp()
+
+
+class Ours(Worker):
+    """`torchgmm.fit` with the kernel named in the options."""
+
+    packages = ("torchgmm", "torch")
+
+    def steps(self, job: Job, x: np.ndarray, start: Start, clock: Clock) -> Any:
+        tensors = [torch.from_numpy(a) for a in start]
+        begin = tg.Parameters.from_covariances(*tensors, job.family)
+        method = tg.EM(
+            max_iter=job.steps, reg_covar=job.reg_covar, kernel=job.options.get("kernel", "auto")
+        )
+        mixture = _mixture(job)
+        result = tg.fit(
+            mixture,
+            torch.from_numpy(x),
+            method,
+            init=begin,
+            stop=tg.Tolerance(0),
+            observers=[_Stamps(clock)],
+        )
+        return mixture, result
+
+    def fit(self, job: Job, x: np.ndarray, seed: int) -> Any:
+        method = tg.EM(max_iter=job.max_iter, reg_covar=job.reg_covar)
+        mixture = _mixture(job)
+        result = tg.fit(
+            mixture, torch.from_numpy(x), method, stop=tg.Tolerance(job.tol), generator=seed
+        )
+        return mixture, result
+
+    def answer(self, job: Job, model: Any) -> Answer:
+        mixture, result = model
+        found = (mixture.weights, mixture.means, mixture.covariances)
+        return Answer(*(t.detach().double().numpy() for t in found), result.n_steps)
+
+    def note(self, model: Any) -> str:
+        """The kernels that ran, in their order, each once."""
+        ran = dict.fromkeys(step.kernel for step in model[1].history if step.kernel)
+        return " then ".join(ran)
+
+
+def _mixture(job: Job) -> tg.GaussianMixture:
+    kernel = job.options.get("kernel", "auto")
+    try:
+        tg.EM(kernel=kernel)
+    except InputError as error:
+        raise UnsupportedError(str(error)) from error
+    return tg.GaussianMixture(
+        job.n_components, covariance=job.family, dtype=getattr(torch, job.dtype)
+    )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(Ours())
