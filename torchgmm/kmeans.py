@@ -29,14 +29,19 @@ def kmeans_plus_plus(
     weight = torch.ones(len(x), dtype=torch.float64, device=x.device) if w is None else w.double()
     origin = _mean(x, w)
     table = (x.double() - origin).to(x.dtype)  # small numbers: the products below cancel less
+    norms = (table * table).sum(1)
     first = _draw(weight, 1, generator)
     chosen = [first]
-    nearest = _distances(table, table[first]).squeeze(1)
+    nearest = _distances(table, table[first], norms).squeeze(1)
     n_candidates = 2 + int(math.log(n_clusters))
     for _ in range(1, n_clusters):
         candidates = _draw(weight * nearest, n_candidates, generator)
-        distances = torch.minimum(_distances(table, table[candidates]), nearest[:, None])
-        best = (weight @ distances.double()).argmin()
+        distances = torch.minimum(_distances(table, table[candidates], norms), nearest[:, None])
+        if w is None:
+            potential = distances.sum(0, dtype=torch.float64)
+        else:
+            potential = weight @ distances.double()
+        best = potential.argmin()
         chosen.append(candidates[best : best + 1])
         nearest = distances[:, best].contiguous()
     return x[torch.cat(chosen)].double()
@@ -107,9 +112,12 @@ def _centroids(
     sums = torch.zeros(n_clusters, x.shape[1], dtype=torch.float64, device=x.device)
     for part in _parts(x, n_clusters):
         # a product with the one-hot labels: deterministic on a GPU too, where index_add is not
-        member = torch.nn.functional.one_hot(labels[part], n_clusters).to(x.dtype)
-        if w is not None:
-            member *= w[part, None]
+        own = labels[part, None]
+        member = x.new_zeros(len(own), n_clusters)
+        if w is None:
+            member.scatter_(1, own, 1.0)
+        else:
+            member.scatter_(1, own, w[part, None].to(x.dtype))
         total += member.sum(0).double()
         sums += (member.mT @ x[part]).double()
     empty = total <= 0
@@ -122,9 +130,10 @@ def _centroids(
     return centres
 
 
-def _distances(x: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances `(N, K)`."""
-    cross = torch.addmm((x * x).sum(1, keepdim=True), x, centres.mT, alpha=-2)
+def _distances(x: Tensor, centres: Tensor, norms: Tensor | None = None) -> Tensor:
+    """Squared distances `(N, K)`; `norms (N,)` are the squared lengths of the rows, if known."""
+    norms = (x * x).sum(1) if norms is None else norms
+    cross = torch.addmm(norms.unsqueeze(1), x, centres.mT, alpha=-2)
     return cross.add_((centres * centres).sum(1)).clamp_min_(0)
 
 
