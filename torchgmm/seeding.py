@@ -27,6 +27,7 @@ __all__ = [
     "Seeding",
     "Start",
     "as_seeding",
+    "first_parameters",
 ]
 
 # rows at a time where responsibilities or labels are made on the way: memory O(rows * K)
@@ -78,7 +79,7 @@ class KMeans(Seeding):
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
         blocks = _all_rows(source, block)
         sums = labelled_sums(blocks, centres, family, lambda b: assign(b.x, centres)[0])
-        return _start(sums.moments(), family, floor, sums.unit)
+        return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class RandomRows(Seeding):
             moments.rows,
             moments.frame,
         )
-        return _start(equal, family, floor)
+        return first_parameters(equal, family, floor)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class RandomResponsibilities(Seeding):
             return r / r.sum(0)
 
         sums = weighted_sums(_all_rows(source, block), frame, family, draw)
-        return _start(sums.moments(), family, floor, sums.unit)
+        return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Labels(Seeding):
         rough = labelled_sums(source.blocks(), frame, family, known).moments()
         centres = from_moments(rough, family, 1.0)[0].means
         sums = labelled_sums(source.blocks(), centres, family, known)
-        return _start(sums.moments(), family, floor, sums.unit)
+        return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,9 @@ def _all_rows(source: Source, sample: Block) -> Iterable[Block]:
     return source.blocks() if source.replayable else [sample]
 
 
-def _start(moments: Moments, family: Family, floor: float, unit: float = 1.0) -> Parameters:
+def first_parameters(
+    moments: Moments, family: Family, floor: float, unit: float = 1.0
+) -> Parameters:
     """M-step of a start: a component with too few rows for a covariance borrows the pooled one.
 
     `unit` is what one row weighs on average.

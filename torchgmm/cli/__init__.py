@@ -1,4 +1,4 @@
-"""The command line: `torchgmm fit | score | predict | sample | show`.
+"""The command line: `torchgmm fit | select | score | predict | sample | show`.
 
 This file knows the names of the commands and what an exit status means, and imports no torch: a
 command is imported when it is called for.
@@ -31,6 +31,7 @@ _COMMANDS = {
     "predict": ("ask", "the likeliest component of every row"),
     "sample": ("ask", "draw rows from a mixture"),
     "show": ("ask", "what a mixture file holds"),
+    "select": ("select", "choose the number of components and the covariance family"),
 }
 
 _EXAMPLES = """examples:

@@ -1,0 +1,8 @@
+"""Choice of the number of components and of the covariance family."""
+
+from __future__ import annotations
+
+from .result import Candidate, Selection
+from .search import select
+
+__all__ = ["Candidate", "Selection", "select"]

@@ -1,0 +1,142 @@
+"""First parameters of many fits: k-means on one sample for all, and splits of what was fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..covariance import Family
+from ..data import Block, Source
+from ..kernels import as_kernel, labelled_sums
+from ..kernels.given import GivenSums
+from ..kmeans import assign, kmeans, kmeans_plus_plus
+from ..parameters import Parameters
+from ..seeding import Seeding, first_parameters
+
+__all__ = ["Centres", "Sample", "Split"]
+
+
+@dataclass(frozen=True)
+class Centres(Seeding):
+    """Every row belongs to its nearest centre.
+
+    Args:
+        centres: `(K, D)`, float64.
+    """
+
+    centres: Tensor
+
+    def __call__(
+        self,
+        source: Source,
+        n_components: int,
+        family: Family,
+        floor: float,
+        generator: torch.Generator,
+    ) -> Parameters:
+        sums = labelled_sums(
+            source.blocks(), self.centres, family, lambda b: assign(b.x, self.centres)[0]
+        )
+        return first_parameters(sums.moments(), family, floor, sums.unit)
+
+
+@dataclass(frozen=True)
+class Split(Seeding):
+    """A fitted mixture whose widest components are cut in two, across their longest axis.
+
+    Widest is weight times variance along that axis: the cut takes the most squared distance away.
+    The rows of such a component go to the half on whose side of its mean they lie, so the start
+    is one M-step of any family.
+
+    Args:
+        parameters: of fewer components, at least half as many.
+    """
+
+    parameters: Parameters
+
+    def __call__(
+        self,
+        source: Source,
+        n_components: int,
+        family: Family,
+        floor: float,
+        generator: torch.Generator,
+    ) -> Parameters:
+        p = self.parameters
+        which, axes = self._widest(n_components - p.n_components)
+        sums = GivenSums(torch.cat([p.means, p.means[which]]), family)
+        for block in source.blocks():
+            for part, joint in as_kernel("auto").log_joint(block.x, p):
+                x = block.x[part]
+                r = joint.softmax(-2).double()
+                beyond = (x.double() @ axes.mT > (p.means[which] * axes).sum(-1)).double().mT
+                taken = r[which] * beyond
+                r[which] -= taken
+                w = None if block.w is None else block.w[part]
+                sums.add(slice(None), x, w, torch.cat([r, taken]))
+        return first_parameters(sums.moments(), family, floor, sums.unit)
+
+    def _widest(self, count: int) -> tuple[Tensor, Tensor]:
+        """Numbers `(count,)` and axes `(count, D)` of the components to cut."""
+        p = self.parameters
+        values, vectors = torch.linalg.eigh(covariances(p))
+        which = (p.log_weights.exp() * values[:, -1]).topk(count).indices
+        return which, vectors[which, :, -1]
+
+
+@dataclass
+class Sample:
+    """Some rows in memory, and the k-means centres that were found there for every K so far.
+
+    Args:
+        block: the rows.
+        generator: what is drawn comes from it.
+    """
+
+    block: Block
+    generator: torch.Generator
+    _found: dict[int, Tensor] = field(default_factory=dict)
+
+    def centres(self, k: int) -> Tensor:
+        """Centres `(K, D)`: the same for every family."""
+        if k not in self._found:
+            self._found[k] = self.fresh(k)
+        return self._found[k]
+
+    def fresh(self, k: int) -> Tensor:
+        """Centres `(K, D)`, drawn anew."""
+        x, w = self.block.x, self.block.w
+        return kmeans(x, w, kmeans_plus_plus(x, w, k, self.generator))
+
+    def covariance(self) -> Tensor:
+        """Of all rows, `(D, D)`, float64."""
+        x = self.block.x.double()
+        w = torch.ones(len(x), dtype=x.dtype, device=x.device)
+        w = w if self.block.w is None else self.block.w.double()
+        from_mean = x - (w @ x) / w.sum()
+        return (from_mean * w[:, None]).mT @ from_mean / w.sum()
+
+
+def covariances(p: Parameters) -> Tensor:
+    """Covariances as matrices, `(K, D, D)`, whatever the family."""
+    factor = p.family.dense_tril(p.scale, p.n_components, p.n_features)
+    return factor @ factor.mT
+
+
+def hollow(p: Parameters, floor: float, whole: Tensor) -> list[int]:
+    """Components without spread of their own in a direction in which the rows have some.
+
+    They sit on copies of a row or on rounded values. Their likelihood is that of the floor and
+    grows without bound as it falls, so no criterion can judge them; mclust leaves them out too.
+
+    Args:
+        p: a mixture.
+        floor: `reg_covar` of its fit.
+        whole: covariance of all rows `(D, D)`.
+    """
+    values, vectors = torch.linalg.eigh(covariances(p))
+    there = (vectors * (whole @ vectors)).sum(-2)  # variance of all rows along each axis
+    bare = (values <= (2 * floor + 1e-9 * there)) & (there > 100 * floor) & (there > 0)
+    return [int(k) for k in bare.any(-1).nonzero().flatten()]
