@@ -14,8 +14,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .algebra import affine as affine
+    from .algebra import cauchy_schwarz_divergence as cauchy_schwarz_divergence
+    from .algebra import condition as condition
+    from .algebra import kl_divergence as kl_divergence
+    from .algebra import l2_distance as l2_distance
+    from .algebra import marginal as marginal
+    from .algebra import merge as merge
+    from .algebra import product as product
+    from .algebra import regress as regress
     from .checkpoint import Checkpoint as Checkpoint
+    from .checkpoint import load_state as load_state
     from .checkpoint import read_checkpoint as read_checkpoint
+    from .checkpoint import save_state as save_state
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
@@ -23,8 +34,10 @@ if TYPE_CHECKING:
     from .errors import InputError as InputError
     from .errors import TorchGMMError as TorchGMMError
     from .fitting import EM as EM
+    from .fitting import SQUAREM as SQUAREM
     from .fitting import Aitken as Aitken
     from .fitting import FitResult as FitResult
+    from .fitting import Gradient as Gradient
     from .fitting import IncrementalEM as IncrementalEM
     from .fitting import OnlineEM as OnlineEM
     from .fitting import RelativeTolerance as RelativeTolerance
@@ -44,6 +57,7 @@ if TYPE_CHECKING:
     from .seeding import Labels as Labels
     from .seeding import RandomResponsibilities as RandomResponsibilities
     from .seeding import RandomRows as RandomRows
+    from .selection import select as select
     from .store import load as load
     from .store import save as save
 
@@ -55,6 +69,7 @@ _ROOM = {
     "Family": "covariance",
     "FitResult": "fitting",
     "GaussianMixture": "mixture",
+    "Gradient": "fitting",
     "IncrementalEM": "fitting",
     "InputError": "errors",
     "JsonLines": "observers",
@@ -69,22 +84,37 @@ _ROOM = {
     "RandomRows": "seeding",
     "RelativeTolerance": "fitting",
     "Rescue": "fitting",
+    "SQUAREM": "fitting",
     "Status": "fitting",
     "TensorBoard": "observers",
     "Tolerance": "fitting",
     "TorchGMMError": "errors",
     "VarianceReducedEM": "fitting",
+    "affine": "algebra",
     "as_source": "data",
+    "cauchy_schwarz_divergence": "algebra",
+    "condition": "algebra",
     "families": "covariance",
     "fit": "fitting",
+    "kl_divergence": "algebra",
+    "l2_distance": "algebra",
     "load": "store",
+    "load_state": "checkpoint",
+    "marginal": "algebra",
+    "merge": "algebra",
+    "product": "algebra",
     "read_checkpoint": "checkpoint",
+    "regress": "algebra",
     "save": "store",
+    "save_state": "checkpoint",
+    "select": "selection",
 }
 __all__ = ["__version__", *_ROOM]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "functional":  # a room that is a name of its own, as torch.nn.functional is
+        return import_module(f"{__name__}.functional")
     if name not in _ROOM:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_ROOM[name]}"), name)

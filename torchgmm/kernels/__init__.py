@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from .auto import Auto
+from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
 from .dense import Dense, joint_log_prob
 from .given import labelled_sums, weighted_sums
+from .operators import full_precision, score
+from .quadratic import Quadratic
+from .screened import Screened
 
 __all__ = [
+    "Auto",
     "Dense",
     "Kernel",
+    "Quadratic",
+    "Screened",
     "as_kernel",
+    "full_precision",
+    "is_traced",
     "joint_log_prob",
     "kernels",
     "labelled_sums",
+    "log_prob",
+    "score",
     "weighted_sums",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import registered as registered
 from .module import Estimate, GaussianMixture
 
 __all__ = ["Estimate", "GaussianMixture"]

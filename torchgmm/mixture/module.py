@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..kernels import as_kernel, joint_log_prob
-from .tensors import MixtureTensors, as_tensor
+from ..kernels import as_kernel, full_precision, is_traced, joint_log_prob, log_prob
+from .drawing import Drawing, Estimate
+from .tensors import as_tensor
 
 if TYPE_CHECKING:
     from ..fitting import FitResult
@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "GaussianMixture"]
 
 
-class Estimate(NamedTuple):
-    """A Monte-Carlo estimate and its standard error, both `(*B,)`."""
-
-    value: Tensor
-    standard_error: Tensor
-
-
-class GaussianMixture(MixtureTensors):
+class GaussianMixture(Drawing):
     r"""A Gaussian mixture, `p(x) = sum_k pi_k N(x; mu_k, Sigma_k)`, as three tensors.
 
     `logits (*B, K)`, `means (*B, K, D)` and `scale` (the Cholesky factors of the covariances, the
@@ -67,19 +60,29 @@ class GaussianMixture(MixtureTensors):
     def log_prob(self, x: Any) -> Tensor:
         """Log-density of every row, `(*B, N)`, in nats.
 
-        Differentiable in `x` and in the three tensors. Where no gradient is asked for, memory is
-        that of one chunk.
+        Differentiable in `x` and in the three tensors. Memory is that of one chunk, in the
+        backward pass too: it is one more E-step, weighted by the incoming gradient. Second
+        derivatives take O(N K D). The computation stays in float32 under autocast.
+
+        Example:
+            As a head, the mixture and what comes before it learn together, under
+            `DistributedDataParallel` too; `mixture.requires_grad_(False)` makes it a fixed prior.
+
+            >>> import torch, torchgmm as tg
+            >>> model = torch.nn.Sequential(torch.nn.Linear(8, 2), tg.GaussianMixture(3, 2))
+            >>> loss = -model(torch.randn(100, 8)).mean()
+            >>> loss.backward()
+            >>> all(tensor.grad is not None for tensor in model.parameters())
+            True
         """
-        rows = self._rows(x)
-        if self._tracks(rows):
-            return joint_log_prob(rows, self.as_parameters()).logsumexp(-1)
-        return self._by_chunk(rows, lambda joint: joint.logsumexp(-2))
+        return log_prob(self._rows(x), self.as_parameters())
 
     def log_joint(self, x: Any) -> Tensor:
         """`log pi_k + log N(x_n; mu_k, Sigma_k)`, `(*B, N, K)`, in nats. Differentiable."""
         rows = self._rows(x)
         if self._tracks(rows):
-            return joint_log_prob(rows, self.as_parameters())
+            with full_precision(rows.device):
+                return joint_log_prob(rows, self.as_parameters())
         return self._by_chunk(rows, lambda joint: joint.mT, trailing=(self.n_components,))
 
     def responsibilities(self, x: Any) -> Tensor:
@@ -89,6 +92,8 @@ class GaussianMixture(MixtureTensors):
     def predict(self, x: Any) -> Tensor:
         """The most probable component of every row, `(*B, N)`, int64."""
         rows = self._rows(x)
+        if is_traced():
+            return self.log_joint(rows).argmax(-1)
         return self._by_chunk(rows, lambda joint: joint.argmax(-2), dtype=torch.int64)
 
     @torch.no_grad()
@@ -134,63 +139,6 @@ class GaussianMixture(MixtureTensors):
             w = log_prob.new_ones(log_prob.shape[-1])
         return (log_prob * w).sum(-1), w.sum()
 
-    # drawing ------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def sample(
-        self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Independent rows, `(*sample_shape, *B, D)`.
-
-        Args:
-            sample_shape: leading shape, as in torch.distributions.
-            generator: on the mixture's device; torch's global one if not given.
-        """
-        rows, _ = self.sample_with_labels(sample_shape, generator)
-        return rows
-
-    @torch.no_grad()
-    def sample_with_labels(
-        self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Independent rows `(*sample_shape, *B, D)` and their components `(*sample_shape, *B)`."""
-        self._require_size("sample")
-        count = torch.Size(sample_shape).numel()
-        k, d = self.means.shape[-2:]
-        weights = self.weights.reshape(-1, k)
-        # multinomial refuses to draw nothing
-        labels = torch.multinomial(weights, max(1, count), replacement=True, generator=generator)
-        labels = labels[:, :count]  # (B, n)
-        noise = torch.randn(
-            (len(weights), count, d), dtype=self.dtype, device=self.device, generator=generator
-        )
-        heads = self.family.heads(k)
-        factor = self.family.factor(self.scale)
-        factor = factor.reshape(-1, heads, *factor.shape[len(self.batch_shape) + 1 :])
-        means = self.means.reshape(-1, k, d)
-        for b in range(len(weights)):
-            # one factor at a time: no (n, D, D) gather
-            for j in labels[b].bincount().nonzero().flatten().tolist():
-                mine = labels[b] == j
-                own = factor[b, j if heads > 1 else 0]
-                noise[b, mine] = means[b, j] + self.family.colour(noise[b, mine], own)
-        shape = (*sample_shape, *self.batch_shape)
-        return noise.transpose(0, 1).reshape(*shape, d), labels.mT.reshape(shape)
-
-    @torch.no_grad()
-    def entropy(
-        self, n_samples: int = 10_000, generator: torch.Generator | None = None
-    ) -> Estimate:
-        """Monte-Carlo estimate of the differential entropy `-E log p`, in nats.
-
-        No closed form exists for a mixture. The error falls with the root of `n_samples`.
-        """
-        checks.check_count("n_samples", n_samples, least=2)
-        x = self.sample((n_samples,), generator)
-        x = x.movedim(0, -2)  # (*B, n, D)
-        surprise = -self.log_prob(x)
-        return Estimate(surprise.mean(-1), surprise.std(-1) / n_samples**0.5)
-
     # fitting ------------------------------------------------------------------------------------
 
     def fit(self, data: Any, *args: Any, **options: Any) -> FitResult:
@@ -215,7 +163,7 @@ class GaussianMixture(MixtureTensors):
         dtype = checks.compute_dtype(rows.dtype, self.dtype)
         if rows.device != self.device and rows.device.type != "cpu":
             raise InputError(f"rows are on {rows.device}, the mixture on {self.device}: move one")
-        if not torch.compiler.is_compiling():
+        if not is_traced():
             checks.check_finite(rows, dtype)
         return rows.to(device=self.device, dtype=dtype)
 
@@ -230,6 +178,8 @@ class GaussianMixture(MixtureTensors):
         return self._rows(rows[..., kept, :]), w[w > 0].to(self.device)
 
     def _tracks(self, rows: Tensor) -> bool:
+        if is_traced():  # `_by_chunk` writes into tensors
+            return True
         tensors = (rows, self.logits, self.means, self.scale)
         return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
@@ -244,8 +194,9 @@ class GaussianMixture(MixtureTensors):
         shape = (*self.batch_shape, x.shape[-2], *trailing)
         out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
         axis = len(self.batch_shape)
-        for rows, joint in as_kernel("auto").log_joint(x, self.as_parameters()):
-            out.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(joint))
+        with full_precision(x.device):
+            for rows, joint in as_kernel("auto").log_joint(x, self.as_parameters()):
+                out.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(joint))
         return out
 
 

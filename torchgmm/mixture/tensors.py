@@ -106,7 +106,7 @@ class MixtureTensors(nn.Module):
     @property
     def is_sized(self) -> bool:
         """Whether the number of features is known."""
-        return not is_lazy(self.means)
+        return not isinstance(self.means, UninitializedParameter)  # dynamo knows no `is_lazy`
 
     @property
     def n_features(self) -> int | None:
