@@ -1,6 +1,10 @@
 """A mixture on disk: the same on the way back, and clear words about every file that is none."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -232,3 +236,40 @@ def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
         tg.save(mixture_of("tied"), saved)
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+
+
+# what a killed writer leaves ---------------------------------------------------------------------
+
+
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    return process.pid
+
+
+def left_behind(folder, name, number, age=3600.0):
+    path = folder / f"{name}.{number}.partial"
+    path.write_bytes(b"half of a file")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_what_a_killed_writer_left_goes_at_the_next_write(tmp_path):
+    number = gone()
+    left = left_behind(tmp_path, "m.safetensors", number)
+    kept = [
+        left_behind(tmp_path, "m.safetensors", os.getppid()),  # still at work
+        left_behind(tmp_path, "other.safetensors", number),  # another file's
+        left_behind(tmp_path, "m.safetensors", f"{number}x"),  # somebody else's
+        left_behind(tmp_path, "m.safetensors.2", number),
+    ]
+    tg.save(mixture_of(), tmp_path / "m.safetensors")
+    assert not left.exists()
+    assert all(path.exists() for path in kept)
+
+
+def test_what_is_fresh_may_be_of_another_machine(tmp_path):
+    fresh = left_behind(tmp_path, "m.safetensors", gone(), age=0)
+    tg.save(mixture_of(), tmp_path / "m.safetensors")
+    assert fresh.exists()

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +19,42 @@ from .errors import InputError, StoreError
 from .fitting import (
     Event,
     FitResult,
-    IncrementalState,
     Method,
     Observer,
-    OnlineState,
     Problem,
-    ReducedState,
     Resumption,
+    RowsEvent,
     State,
     Status,
     Step,
+    StepSums,
 )
 from .moments import Moments
 from .parameters import Parameters
 from .store import read_tensors, write_tensors
 
-__all__ = ["Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "load_state", "read_checkpoint", "save_state"]
 
-FORMAT = "torchgmm-checkpoint"
+FORMAT, STATE_FORMAT = "torchgmm-checkpoint", "torchgmm-state"
 VERSION = 1
-# what a checkpoint may hold; nothing else is ever made from a file
-_STATES = (State, OnlineState, IncrementalState, ReducedState)
-_VALUES: Mapping[str, type[Any]] = {
-    cls.__name__: cls for cls in (Parameters, Moments, Step, FitResult, *_STATES)
-}
+# within a step a write comes after so many seconds at the earliest, however short `every` is
+_WITHIN = 1.0
+# what a checkpoint may hold besides the states of methods; nothing else is ever made from a file
+_VALUES = (Parameters, Moments, Step, StepSums, FitResult)
+_WRONG = (KeyError, ValueError, TypeError, AttributeError, InputError)
 
 
 class Checkpoint(Observer):
     """Writes the state of a fit to a file, every so many seconds and when the fit ends early.
 
-    The file is replaced as a whole: whenever the process is killed, the last one is intact, and
+    A step that takes longer than that is written in its middle, with the place of the reader. The
+    file is replaced as a whole: whenever the process is killed, the last one is intact, and
     `fit(..., resume=read_checkpoint(path))` gives the same mixture, bit for bit, as the fit that
     was not killed (same machine, on the CPU).
 
     Args:
         path: the file.
-        every: seconds between writes; 0 writes after every step.
+        every: seconds between writes; 0 writes after every step, and in a long one every second.
     """
 
     def __init__(self, path: str | os.PathLike[str], every: float = 60.0) -> None:
@@ -61,21 +62,43 @@ class Checkpoint(Observer):
         self.every = every
         self._generator = torch.Generator()
         self._written = -float("inf")
-        self._unwritten: tuple[Event, Tensor] | None = None
+        self._began = time.monotonic()
+        self._unwritten: tuple[Event | RowsEvent, Tensor] | None = None
 
     def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
         """Remember the generator, whose state belongs to a checkpoint."""
         self._generator = problem.generator
+        self._began = time.monotonic()
+        if not problem.source.stable:
+            warnings.warn(
+                "the loader draws another order of its rows on every pass: a fit that goes on "
+                "from this checkpoint is another one. For the same, bit for bit, give it "
+                "shuffle=False",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def on_step(self, event: Event) -> None:
         """Write, if it is time."""
-        # as it is now: the seeding of the next run draws from it before this may be written
-        self._unwritten = event, self._generator.get_state()
+        self._keep(event)
         if time.monotonic() - self._written >= self.every:
             self._write()
 
+    def on_rows(self, event: RowsEvent) -> None:
+        """Write in the middle of a step, if that takes long."""
+        if event.state is None:
+            return
+        self._keep(event)
+        since = max(self._written, self._began)
+        if time.monotonic() - since >= max(self.every, _WITHIN):
+            self._write()
+
+    def _keep(self, event: Event | RowsEvent) -> None:
+        # the generator as it is now: the next run draws its start before this may be written
+        self._unwritten = event, self._generator.get_state()
+
     def on_end(self, result: FitResult | None) -> None:
-        """Write the last step if an error or Ctrl-C ended the fit."""
+        """Write what was reached if an error or Ctrl-C ended the fit."""
         if result is None and self._unwritten is not None:
             self._write()
 
@@ -88,13 +111,9 @@ class Checkpoint(Observer):
             "state": _packed(event.state, "state", tensors),
             "history": _packed(event.history, "history", tensors),
             "best": _packed(event.best, "best", tensors),
+            "seconds": event.seconds if isinstance(event, RowsEvent) else 0.0,
         }
-        metadata = {
-            "format": FORMAT,
-            "format_version": str(VERSION),
-            "content": json.dumps(content),
-        }
-        write_tensors(tensors, metadata, self.path)
+        _write(content, tensors, FORMAT, self.path)
         self._written = time.monotonic()
 
 
@@ -113,9 +132,52 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Resumption:
         for value, kinds in (state, State), (history, tuple), (best, (FitResult, type(None))):
             if not isinstance(value, kinds):
                 raise TypeError(f"a {type(value).__name__} stands where it does not belong")
-        return Resumption(int(content["run"]), state, history, best, tensors["generator"])
-    except (KeyError, ValueError, TypeError, AttributeError, InputError) as error:
+        seconds = float(content.get("seconds", 0.0))
+        run, generator = int(content["run"]), tensors["generator"]
+        return Resumption(run, state, history, best, generator, seconds)
+    except _WRONG as error:
         raise StoreError(f"{path} is damaged: {error!r}") from error
+
+
+def save_state(state: State, path: str | os.PathLike[str]) -> None:
+    """Write the state of a result to one safetensors file, replaced as a whole or not at all.
+
+    With it a fit to other rows goes on another day: `fit(mixture, rows, OnlineEM(), state=...)`.
+
+    Example:
+        >>> import tempfile, torch, torchgmm as tg
+        >>> file = tempfile.mkdtemp() + "/state.safetensors"
+        >>> mixture = tg.GaussianMixture(2)
+        >>> result = tg.fit(mixture, iter([torch.randn(100, 3)]), tg.OnlineEM(), generator=0)
+        >>> tg.save_state(result.state, file)
+        >>> more = iter([torch.randn(50, 3)])
+        >>> result = tg.fit(mixture, more, tg.OnlineEM(), state=tg.load_state(file))
+        >>> result.state.rows_seen
+        150.0
+    """
+    tensors: dict[str, Tensor] = {}
+    _write({"state": _packed(state, "state", tensors)}, tensors, STATE_FORMAT, Path(path))
+
+
+def load_state(path: str | os.PathLike[str]) -> State:
+    """Read a state that `save_state` wrote.
+
+    Raises:
+        StoreError: no such file, a damaged one, one of another program or of a later version.
+    """
+    metadata, tensors = read_tensors(Path(path), "cpu", STATE_FORMAT, VERSION)
+    try:
+        state = _unpacked(json.loads(metadata["content"])["state"], tensors)
+        if not isinstance(state, State):
+            raise TypeError(f"a {type(state).__name__} stands where a state belongs")
+    except _WRONG as error:
+        raise StoreError(f"{path} is damaged: {error!r}") from error
+    return state
+
+
+def _write(content: Any, tensors: dict[str, Tensor], file_format: str, path: Path) -> None:
+    metadata = {"format": file_format, "format_version": str(VERSION)}
+    write_tensors(tensors, metadata | {"content": json.dumps(content)}, path)
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -131,7 +193,7 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"tuple": [_packed(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
     if dataclasses.is_dataclass(value):
         kind = type(value).__name__
-        if _VALUES.get(kind) is not type(value):
+        if _kinds().get(kind) is not type(value):
             raise InputError(f"a {kind} cannot be written to a checkpoint")
         fields = {
             f.name: _packed(getattr(value, f.name), f"{name}.{f.name}", tensors)
@@ -155,4 +217,15 @@ def _unpacked(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "tuple" in packed:
         return tuple(_unpacked(v, tensors) for v in packed["tuple"])
     fields = {name: _unpacked(v, tensors) for name, v in packed["fields"].items()}
-    return _VALUES[packed["value"]](**fields)
+    return _kinds()[packed["value"]](**fields)
+
+
+def _kinds() -> dict[str, type[Any]]:
+    """The classes that a file may name: values of this package, and the states of all methods."""
+    return {cls.__name__: cls for cls in (*_VALUES, *_states(State))}
+
+
+def _states(kind: type[State]) -> Iterator[type[State]]:
+    yield kind
+    for own in kind.__subclasses__():
+        yield from _states(own)

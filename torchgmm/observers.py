@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import MissingExtraError
-from .fitting import Event, FitResult, Method, Observer, Problem
+from .fitting import Event, FitResult, Method, Observer, Problem, RowsEvent
 
 __all__ = ["JsonLines", "LogLines", "Progress", "TensorBoard"]
+
+# a step that takes longer, in seconds, gets a bar of its own
+_LONG = 1.0
 
 
 class LogLines(Observer):
@@ -40,7 +43,10 @@ class LogLines(Observer):
 
 
 class Progress(Observer):
-    """A progress bar on a terminal; where there is none, a plain line per step.
+    """Bars on a terminal: one for the steps, and one for the rows of a step that takes long.
+
+    They show rows and bytes per second and when the end is expected. Where there is no terminal, a
+    plain line per step.
 
     Args:
         file: where to write; standard error if not given.
@@ -49,25 +55,43 @@ class Progress(Observer):
     def __init__(self, file: IO[str] | None = None) -> None:
         self.file = file or sys.stderr
         self._bar: Any = None
+        self._rows: Any = None
 
     def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
         """Open the bar."""
         if not self.file.isatty():
             return
-        try:
-            from tqdm import tqdm
-        except ImportError as error:
-            raise MissingExtraError("tqdm", "progress", "a progress bar") from error
-        self._bar = tqdm(
-            total=method.max_iter * n_init, unit="step", file=self.file, dynamic_ncols=True
-        )
+        self._bar = self._new_bar(total=method.max_iter * n_init, unit="step")
         self._bar.set_postfix_str("seeding")
+
+    def on_rows(self, event: RowsEvent) -> None:
+        """Move the bar of the rows, if the step takes long."""
+        if self._bar is None or event.seconds < _LONG:
+            return
+        if self._rows is None:
+            what = f"step {event.number}" if event.number else "seeding"
+            self._rows = self._new_bar(
+                total=event.total,
+                unit="row",
+                unit_scale=True,
+                desc=what,
+                position=1,
+                leave=False,
+                smoothing=0,  # the speed of the whole step: the bar itself begins later
+                mininterval=0,  # it is told seldom enough
+                miniters=1,
+            )
+            self._rows.start_t -= event.seconds
+        speed = event.n_bytes / event.seconds / 1e6
+        self._rows.set_postfix_str(f"{speed:,.3g} MB/s", refresh=False)
+        self._rows.update(event.rows - self._rows.n)
 
     def on_step(self, event: Event) -> None:
         """Move the bar."""
         if self._bar is None:
             print(_line(event), file=self.file, flush=True)
             return
+        self._close_rows()
         if event.n_init > 1:
             self._bar.set_description(f"run {event.run}/{event.n_init}", refresh=False)
             self._bar.n = (event.run - 1) * event.max_iter + event.number - 1
@@ -75,17 +99,30 @@ class Progress(Observer):
         self._bar.update()
 
     def on_end(self, result: FitResult | None) -> None:
-        """Close the bar."""
+        """Close the bars."""
+        self._close_rows()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _new_bar(self, **settings: Any) -> Any:
+        try:
+            from tqdm import tqdm
+        except ImportError as error:
+            raise MissingExtraError("tqdm", "progress", "a progress bar") from error
+        return tqdm(file=self.file, dynamic_ncols=True, **settings)
+
+    def _close_rows(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
 
 
 class JsonLines(Observer):
     """One JSON object per step, appended to a file as it happens.
 
     Each has `run`, `step`, `log_likelihood` (nats per row), `change` (null at the first step),
-    `rows`, `seconds`, `rescued` and `collapsed`.
+    `rows`, `seconds`, `rows_per_second`, `rescued` and `collapsed`.
 
     Args:
         path: the file; older lines in it are kept.
@@ -140,6 +177,7 @@ def _record(event: Event) -> dict[str, float | int | None]:
         "change": None if math.isinf(event.change) else event.change,
         "rows": event.rows,
         "seconds": event.step.seconds,
+        "rows_per_second": event.step.rows_per_second,
         "rescued": event.step.rescued,
         "collapsed": event.step.collapsed,
     }
@@ -147,8 +185,9 @@ def _record(event: Event) -> dict[str, float | int | None]:
 
 def _figures(event: Event) -> str:
     change = "" if math.isinf(event.change) else f", change {event.change:+.2e}"
-    rate = event.rows / max(event.step.seconds, 1e-9)
-    return f"log-likelihood {event.step.log_likelihood:.5f}{change}, {rate:,.0f} rows/s"
+    seconds = max(event.step.seconds, 1e-9)
+    speed = f"{event.rows / seconds:,.0f} rows/s, {event.n_bytes / seconds / 1e6:,.3g} MB/s"
+    return f"log-likelihood {event.step.log_likelihood:.5f}{change}, {speed}"
 
 
 def _line(event: Event) -> str:

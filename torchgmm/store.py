@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +18,12 @@ from .errors import InputError, MissingExtraError, StoreError
 from .mixture import GaussianMixture
 from .parameters import Parameters
 
-__all__ = ["load", "read_tensors", "save", "write_tensors"]
+__all__ = ["drop_stale", "load", "read_tensors", "save", "write_tensors"]
 
 FORMAT = "torchgmm"
 VERSION = 1
 _TENSORS = ("logits", "means", "scale")
+_STALE = 60.0  # seconds
 
 
 def save(mixture: GaussianMixture, path: str | os.PathLike[str]) -> None:
@@ -111,6 +114,7 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], target: 
     except ImportError as error:
         raise MissingExtraError("safetensors", "store", f"writing {target.name}") from error
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    drop_stale(target, f"{target.name}.")
     try:
         with partial.open("wb") as file:
             file.write(to_bytes(tensors, metadata))
@@ -122,6 +126,34 @@ def write_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], target: 
     finally:
         with suppress(OSError):  # the folder itself may be none
             partial.unlink(missing_ok=True)
+
+
+def drop_stale(target: Path, prefix: str) -> None:
+    """Delete what processes that are gone (SIGKILL) left of writing `target`.
+
+    Args:
+        target: the file that is about to be written.
+        prefix: such a file is `PREFIX` + number of the process + `.partial`, beside it.
+    """
+    for left in target.parent.glob(f"{glob.escape(prefix)}*.partial"):
+        number = left.name.removeprefix(prefix).removesuffix(".partial")
+        with suppress(OSError):  # somebody else may have been faster
+            # a minute: on a disk that machines share, the number may be of another one's process
+            old = time.time() - left.stat().st_mtime > _STALE
+            if number.isdecimal() and old and not _alive(int(number)):
+                left.unlink()
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # there is no harmless signal there
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def read_tensors(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import torchgmm as tg
-from tests.cli.common import K2, same
+from tests.cli.common import K2, PLAIN, same
 from torchgmm.cli import fit as fit_room
 from torchgmm.cli import main
 
@@ -61,6 +61,28 @@ def test_ctrl_c_before_the_first_step_leaves_nothing(tmp_path, data, monkeypatch
     assert main(["fit", *data, *K2, "--out", str(tmp_path)]) == 130
     assert "before the first step" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_in_the_first_step_keeps_how_far_it_came(tmp_path, data, monkeypatch, capsys):
+    class InTheFirst(tg.Progress):
+        def on_rows(self, event):
+            if event.state is not None:
+                raise KeyboardInterrupt
+
+    words = ["fit", *data, *PLAIN, "--method", "OnlineEM", "--method.batch_size", "10"]
+    words += ["--method.max_iter", "1"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("torchgmm.fitting.watch._EVERY", 0.0)
+        patch.setattr(fit_room, "Progress", InTheFirst)
+        assert main([*words, "--out", str(tmp_path / "cut")]) == 130
+    assert (
+        "interrupted in the first step; the same command with --resume" in capsys.readouterr().err
+    )
+    assert [file.name for file in (tmp_path / "cut").iterdir()] == ["checkpoint.safetensors"]
+    assert main([*words, "--out", str(tmp_path / "cut"), "--resume"]) == 0
+    cut, whole = (tg.load(tmp_path / name / "mixture.safetensors") for name in ("cut", "whole"))
+    assert same(cut, whole)
 
 
 def test_ctrl_c_after_the_fit_keeps_its_status(tmp_path, data, monkeypatch, capsys):

@@ -11,7 +11,9 @@ from tests.cases import FAMILIES, Case, blobs, drawn
 from tests.definition import naive
 from torchgmm import (
     EM,
+    SQUAREM,
     GaussianMixture,
+    Gradient,
     IncrementalEM,
     InputError,
     OnlineEM,
@@ -20,6 +22,7 @@ from torchgmm import (
 )
 from torchgmm.data import Checked, LoaderSource, as_source
 from torchgmm.fitting import Method, Problem
+from torchgmm.kernels import kernels
 
 
 class Entry(NamedTuple):
@@ -29,14 +32,24 @@ class Entry(NamedTuple):
     settings: dict  # passes enough to the optimum, M-steps enough to be another than EM
     slack: float  # how far from the optimum that may leave it, in nats per row
     rows: str | None  # the setting that says after how many rows an M-step comes
+    mended: float = 0.5  # how much of a spoilt start two passes mend, at least
 
 
 METHODS = {
     "em": Entry(EM, {"max_iter": 100}, 1e-6, None),
+    "squarem": Entry(SQUAREM, {"max_iter": 100}, 1e-6, None),
     "incremental": Entry(IncrementalEM, {"max_iter": 50, "n_blocks": 8}, 1e-6, "block_rows"),
     "reduced": Entry(VarianceReducedEM, {"max_iter": 50, "n_blocks": 8}, 1e-6, "block_rows"),
     # step sizes that fall leave noise, which averaging takes away: 5e-5 is left of it here
     "online": Entry(OnlineEM, {"max_iter": 10}, 1e-4, "batch_size"),
+    # the same noise, until the learning rate has come down: 1e-5 is left of it here
+    "gradient": Entry(
+        Gradient,
+        {"max_iter": 20, "batch_size": 250, "lr": 0.05, "scheduler": "CosineAnnealingLR"},
+        1e-4,
+        "batch_size",
+        0.0,  # an update moves nothing by more than lr, and the smallest cases have two
+    ),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -134,8 +147,9 @@ def test_the_floor_is_added_to_every_variance(name, family):
     got, expected = (m.scale_tril.square().sum(-1)[:, 3].detach() for m in (mixture, exact))
     if "spherical" not in family:
         assert expected.tolist() == pytest.approx([0.04] * 3, rel=1e-9)
-    if name == "online":  # it adds its own to what is left of the start's
-        assert bool((got >= expected * 0.99).all())
+    if name in ("online", "gradient"):  # it adds its own to what is left of the start's; it bounds
+        least = expected.clamp_max(0.04) if name == "gradient" else expected
+        assert bool((got >= least * 0.99).all())
         assert bool((got < expected + 0.04).all())
     else:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=0)  # the root of the tolerance
@@ -186,7 +200,8 @@ def test_a_step_leaves_the_state_it_was_given(name, family):
         assert_same(tensors(again), tensors(after))
         assert step.log_likelihood == other.log_likelihood
         assert after.step == number
-        assert step.rows == len(X)
+        # SQUAREM reads the rows again where it looked ahead in vain
+        assert step.rows in (len(X), 2 * len(X) if name == "squarem" else len(X))
         assert number > 1 or not torch.equal(after.parameters.means, state.parameters.means)
         state = after
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -209,7 +224,7 @@ def test_the_same_seed_gives_the_same_bits(name, family):
     assert [s.log_likelihood for s in results[0].history] == [
         s.log_likelihood for s in results[1].history
     ]
-    if name != "em":  # the order of the rows is drawn
+    if name not in ("em", "squarem"):  # the order of the rows is drawn
         assert not torch.equal(one[".parameters.means"], third[".parameters.means"])
 
 
@@ -220,7 +235,7 @@ def test_the_first_step_reports_the_start(name):
     method, given = make(name, **settings), problem()
     _, step = method.step(method.init(APART.start("full"), given), given)
     assert step.log_likelihood == pytest.approx(level(APART.start("full")), rel=1e-12)
-    assert step.kernel == "dense"
+    assert step.kernel in set(kernels()) - {"auto"}
 
 
 @every_method
@@ -279,7 +294,8 @@ def test_hard_cases_end_finite_and_well(name, case, family):
     assert float(least) > 0.99e-6  # the floor
     assert bool(torch.isfinite(mixture.log_prob(x)).all())
     # what was spoilt is mended, by half at least; exact EM does hardly better with K=200
-    assert level(result.parameters, x) > (level(start, x) + level(kmeans, x)) / 2
+    low, high = level(start, x), level(kmeans, x)
+    assert level(result.parameters, x) > low + METHODS[name].mended * (high - low)
 
 
 # its configuration -------------------------------------------------------------------------------

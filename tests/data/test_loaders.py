@@ -1,27 +1,13 @@
-"""Loaders, streams and data sets: what a batch may be, and what is said when one fails."""
+"""Loaders and data sets: what a batch may be."""
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import torchgmm as tg
-from tests.cases import blobs
+from tests.data.common import Failing, all_rows, chunks
 from torchgmm import InputError
-from torchgmm.data import ArraySource, Block, DatasetSource, LoaderSource, as_source
-
-
-@pytest.fixture
-def x():
-    return blobs(100, 3, 2)
-
-
-def all_rows(source):
-    return torch.cat([block.x for block in source.blocks()])
-
-
-def chunks(x, rows=7):
-    return list(x.split(rows))
+from torchgmm.data import ArraySource, Block, DatasetSource, as_source
 
 
 class Lines(IterableDataset):
@@ -32,21 +18,6 @@ class Lines(IterableDataset):
 
     def __iter__(self):
         return iter(self.items)
-
-
-class Failing(Dataset):
-    """Cannot give row 57."""
-
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, i):
-        if i == 57:
-            raise OSError("the disk is gone")
-        return self.x[i]
 
 
 # what a batch may be
@@ -221,152 +192,3 @@ def test_a_stream_of_hugging_face(x):
             return iter({"x": part} for part in x.split(batch_size))
 
     assert torch.equal(all_rows(as_source(Streaming(), key="x")), x)
-
-
-# what fails
-
-
-def test_a_loader_that_raises_names_batch_and_rows(x):
-    source = as_source(DataLoader(Failing(x), batch_size=10))
-    said = r"batch 5 \(rows 50\.\.59\) of DataLoader could not be loaded: OSError: the disk is gone"
-    with pytest.raises(InputError, match=said) as caught:
-        all_rows(source)
-    assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_a_data_set_that_raises_names_the_rows(x):
-    source = as_source(Failing(x))
-    with pytest.raises(InputError, match=r"rows 0\.\.99 of Failing .*the disk is gone"):
-        all_rows(source)
-    with pytest.raises(InputError, match="rows 3, 57 of Failing could not be loaded"):
-        source.take(torch.tensor([3, 57]))
-
-
-def test_a_function_that_raises(x):
-    def broken():
-        yield x[:40]
-        raise RuntimeError("no more")
-
-    with pytest.raises(InputError, match=r"batch 1 \(rows 40\.\.79\) of broken .*no more"):
-        all_rows(as_source(broken))
-    with pytest.raises(InputError, match="could not be opened: TypeError"):
-        as_source(lambda argument: iter([x]))
-
-
-def test_a_fit_can_be_repeated_after_an_error(x):
-    fail = [True]
-
-    def sometimes():
-        yield x[:50]
-        if fail:
-            raise OSError("later")
-        yield x[50:]
-
-    source, mixture = as_source(sometimes), tg.GaussianMixture(2)
-    with pytest.raises(InputError, match="later"):
-        mixture.fit(source, generator=0)
-    fail.clear()
-    assert mixture.fit(source, generator=0).n_steps
-
-
-# one pass
-
-
-def test_an_iterator_can_be_read_once(x):
-    source = as_source(iter(chunks(x)))
-    assert not source.replayable
-    assert source.n_features == 3
-    assert torch.equal(all_rows(source), x)
-    said = r"can be read only once, and they were: exact EM .*Give a function that makes"
-    with pytest.raises(InputError, match=said):
-        all_rows(source)
-    with pytest.raises(InputError, match="read only once"):
-        source.sample(1, torch.Generator())
-
-
-@pytest.mark.parametrize("size", [1, 10, 1000])
-def test_a_sample_of_a_stream_is_its_beginning_and_loses_nothing(x, size):
-    w = torch.ones(100)
-    w[:10] = 0
-    parts = zip(chunks(x), chunks(w), strict=True)
-    source = as_source(parts, 1)
-    sample = source.sample(size, torch.Generator().manual_seed(0))
-    assert len(sample.x) == min(size, 90)
-    assert torch.equal(sample.x, x[sample.numbers()])
-    assert bool((sample.w > 0).all())
-    assert torch.equal(all_rows(source), x)
-
-
-def test_batches_of_a_stream_mix_its_rows(x):
-    batches = list(as_source(iter(chunks(x))).batches(30, seed=0, epoch=0))
-    numbers = torch.cat([b.numbers() for b in batches])
-    assert [len(b.x) for b in batches] == [30, 30, 30, 10]
-    assert not torch.equal(numbers, torch.arange(100))
-    assert torch.equal(numbers.sort().values, torch.arange(100))
-
-
-def test_an_iterator_in_disguise_is_found_out(x):
-    once = iter(chunks(x))
-    source = as_source(lambda: once)
-    all_rows(source)
-    with pytest.raises(InputError, match="gave no rows this time, though it did before: if it"):
-        all_rows(source)
-
-
-def test_an_endless_stream(x):
-    def endless():
-        while True:
-            yield x
-
-    batches = LoaderSource(endless).batches(64, seed=0, epoch=0)
-    assert [len(next(batches).x) for _ in range(20)] == [64] * 20
-
-
-# the door
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (None, "no data were given"),
-        ({"x": [1.0]}, "a dict holds no rows: give one table, or a list of batches"),
-        (torch.nn.Linear(2, 2), "a Linear holds no rows: a network is an encoder"),
-        ([], "rows must be a table"),
-        (3, "rows must be a table"),
-        (["a.npy", "b.npy"], "a.npy does not exist"),
-        (object(), "rows must be numbers"),
-    ],
-)
-def test_things_that_hold_no_rows(data, said):
-    with pytest.raises(InputError, match=said):
-        as_source(data)
-
-
-def test_lists_of_numbers_and_of_rows_are_tables_and_of_tables_are_batches(x):
-    assert as_source([[1, 2], [3, 4]]).n_rows == 2
-    assert as_source(list(x)).n_rows == 100
-    assert torch.equal(all_rows(as_source(chunks(x))), x)
-    assert torch.equal(all_rows(as_source([c.numpy() for c in chunks(x)])), x)
-
-
-@pytest.mark.parametrize(
-    ("data", "option"),
-    [
-        (np.ones((2, 2)), {"columns": [0]}),
-        (np.ones((2, 2)), {"name": "x"}),
-        (lambda: iter([np.ones((2, 2))]), {"name": "x"}),
-        ("x.npy", {"key": 0}),
-        (ArraySource(np.ones((2, 2))), {"key": 0}),
-    ],
-)
-def test_options_that_do_not_belong_are_refused(data, option):
-    (name,) = option
-    with pytest.raises(InputError, match=f"{name}= does not belong to data of type"):
-        as_source(data, **option)
-
-
-def test_a_source_has_its_weights_already(x):
-    source = ArraySource(x)
-    assert as_source(source) is source
-    with pytest.raises(InputError, match="weights go into the source"):
-        as_source(source, torch.ones(100))

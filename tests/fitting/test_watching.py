@@ -1,12 +1,24 @@
 """Observers: told in order, never heard; and what an interrupt or an error leaves behind."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import torchgmm as tg
 from tests.cases import blobs, drawn
-from torchgmm import EM, GaussianMixture, Tolerance
+from torchgmm import (
+    EM,
+    Checkpoint,
+    GaussianMixture,
+    IncrementalEM,
+    OnlineEM,
+    Tolerance,
+    VarianceReducedEM,
+    read_checkpoint,
+)
 from torchgmm.fitting import Observer
+from torchgmm.fitting.climb import on_device
 
 X = blobs(200, 2, separation=2.0)  # overlapping: fits take some steps
 
@@ -96,3 +108,69 @@ def test_an_error_in_a_step_leaves_what_was_found_and_tells_the_observers():
         mixture.fit(x, EM(reg_covar=0), init=drawn("full", 2, 2), observers=[diary])
     assert diary.lines[-1] == ("end", None)
     assert bool(torch.isfinite(mixture.means).all())
+
+
+class Bad(Observer):
+    """Fails at the end."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def on_end(self, result):
+        raise OSError(f"disk {self.number} is full")
+
+
+def test_an_observer_that_fails_at_the_end_keeps_no_other_from_being_told():
+    diary, mixture = Diary(), new()
+    with pytest.raises(OSError, match="disk 1 is full"):
+        mixture.fit(X, EM(max_iter=2), generator=0, observers=[Bad(1), diary, Bad(2)])
+    assert diary.lines[-1][0] == "end"
+    assert diary.lines[-1][1] is not None
+    expected = new()
+    expected.fit(X, EM(max_iter=2), generator=0)
+    assert torch.equal(mixture.means, expected.means)
+
+
+def test_what_ended_the_fit_is_what_is_raised():
+    late = Diary()
+    cut = Diary(stop_at=(1, 2))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        new().fit(X, EM(max_iter=5), generator=0, observers=[cut, Bad(1), late])
+    assert late.lines[-1] == ("end", None)
+    assert caught.value.__notes__ == ["besides, an observer failed: OSError: disk 1 is full"]
+
+
+@pytest.mark.parametrize("method", [EM(), OnlineEM(), IncrementalEM(), VarianceReducedEM()])
+def test_a_state_is_moved_to_the_device_of_the_mixture(method):
+    result = new().fit(X, dataclasses.replace(method, max_iter=2), generator=0, stop=Tolerance(0))
+    moved = on_device((result.state, [result]), torch.device("meta"))
+    assert {t.device.type for t in held(moved)} == {"meta"}
+    assert len(held(moved)) == len(held((result.state, [result])))
+    assert type(moved[0]) is type(result.state)
+    assert moved[0].step == result.state.step
+
+
+def held(value):
+    """All tensors in a value."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [t for part in value for t in held(part)]
+    if dataclasses.is_dataclass(value):
+        return [t for f in dataclasses.fields(value) for t in held(getattr(value, f.name))]
+    return []
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", [EM(), OnlineEM(), IncrementalEM(), VarianceReducedEM()])
+def test_a_fit_goes_on_on_another_device(method, tmp_path):
+    path, method = tmp_path / "fit.safetensors", dataclasses.replace(method, max_iter=4)
+    diary = Diary(stop_at=(1, 2))
+    with pytest.raises(KeyboardInterrupt):
+        new().fit(X, method, generator=0, observers=[Checkpoint(path, 0), diary])
+    there = GaussianMixture(3, dtype=torch.float64, device="cuda")
+    there.fit(X, method, resume=read_checkpoint(path), stop=Tolerance(0))
+    here = new()
+    here.fit(X, method, resume=read_checkpoint(path), stop=Tolerance(0))
+    # the same sums in another order, two steps
+    torch.testing.assert_close(there.means.cpu(), here.means, rtol=1e-9, atol=1e-9)

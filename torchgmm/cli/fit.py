@@ -40,6 +40,8 @@ _MIXTURE, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT = (
     "checkpoint.safetensors",
 )
 
+_GO_ON = "the same command with --resume goes on from there"
+
 _DESCRIPTION = """Fit a Gaussian mixture to rows.
 
 Every option is a setting of a class of the library; a YAML config spells the same settings as
@@ -96,7 +98,8 @@ def fit_parser() -> ArgumentParser:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="between two writes of --out/checkpoint.safetensors; 0: after every step",
+        help="between two writes of --out/checkpoint.safetensors, also within a step; 0: after "
+        "every step",
     )
     add(
         "--resume",
@@ -166,7 +169,11 @@ def fit(words: list[str]) -> int:
         score = score_of(job.mixture, job.source)
     except KeyboardInterrupt:
         if not recorder.steps:
-            say("interrupted before the first step: there is nothing to keep")
+            kept = job.checkpoint_file
+            if kept is not None and kept.is_file():
+                say(f"interrupted in the first step; {_GO_ON}")
+            else:
+                say("interrupted before the first step: there is nothing to keep")
             return INTERRUPTED
     report = Report(
         mixture=job.mixture,
@@ -266,7 +273,7 @@ def _finish(job: Job, report: Report) -> int:
     if interrupted:
         say(f"interrupted after {report.n_steps} steps; written {written}")
         if job.folder is not None:
-            say("the same command with --resume goes on from there")
+            say(_GO_ON)
     return INTERRUPTED if interrupted else 0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..store import drop_stale
 from . import UsageError
 
 __all__ = ["Table", "check_folder", "check_table", "replaced", "tables"]
@@ -58,6 +59,7 @@ def check_table(path: str) -> Path:
 def replaced(target: Path) -> Iterator[Path]:
     """A path beside `target` to write to; it takes the target's place when the block succeeds."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    drop_stale(target, f".{target.name}.")
     try:
         yield partial
         partial.replace(target)

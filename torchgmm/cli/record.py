@@ -136,6 +136,7 @@ class Report:
             "history": {
                 "log_likelihood": [step.log_likelihood for step in steps],
                 "seconds": [step.seconds for step in steps],
+                "rows": [step.rows for step in steps],
                 "rescued": [step.rescued for step in steps],
             },
             "kernel": steps[-1].kernel if steps else None,

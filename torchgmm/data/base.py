@@ -28,6 +28,7 @@ class Block:
     w: Tensor | None  # (n,), or None where every weight is 1
     start: int  # number of the first row in the whole data set
     kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
+    number: int = 0  # of the block in its pass, where a reader counts them
 
     def numbers(self) -> Tensor:
         """The numbers of the rows in the whole data set, `(n,)`."""
@@ -57,6 +58,7 @@ class Source(ABC):
         n_rows: how many rows there are, or None where only reading would tell.
         dtype: of the rows as they are stored.
         replayable: whether the rows can be read again; a one-pass stream cannot.
+        stable: whether every pass gives them in the same order; a loader that shuffles does not.
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
     """
 
@@ -64,7 +66,13 @@ class Source(ABC):
     n_rows: int | None
     dtype: torch.dtype
     replayable: bool = True
+    stable: bool = True
     reads: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row as it is stored."""
+        return max(1, self.n_features * self.dtype.itemsize)
 
     def first(self) -> Block:
         """The first block. It is not lost: `blocks` gives it again."""
@@ -88,10 +96,13 @@ class Source(ABC):
         Here: blocks in shuffled order go into a window of many rows, which is permuted. Equal
         arguments give equal batches.
         """
-        bytes_per_row = max(1, self.n_features * self.dtype.itemsize)
-        window = max(16 * rows, min(_WINDOW_ROWS, _WINDOW_BYTES // bytes_per_row))
+        window = max(16 * rows, min(_WINDOW_ROWS, _WINDOW_BYTES // self.row_bytes))
         mixed = through_window(self.shuffled(seed=seed, epoch=epoch), rows, window, (seed, epoch))
         return itertools.islice(mixed, skip, None)
+
+    def ordered_batches(self, rows: int, *, skip: int = 0) -> Iterator[Block]:
+        """All rows in their own order, `rows` at a time; the last batch may be smaller."""
+        return itertools.islice(in_order(self.blocks(), rows), skip, None)
 
     def sample(self, size: int, generator: torch.Generator) -> Block:
         """At most `size` rows of positive weight, drawn without replacement.

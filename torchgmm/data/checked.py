@@ -18,7 +18,8 @@ class Checked(Source):
 
     Rows of weight 0 are left out. Finiteness is looked at until one whole pass was clean; the
     rows do not change after that. Where rows come from a disk or a loader they are read, checked
-    and sent by a thread of their own.
+    and sent by a thread of their own. Blocks are numbered as the source gives them, so that a
+    reader finds its place again though blocks without a row of positive weight are left out.
     """
 
     def __init__(self, source: Source, dtype: torch.dtype, device: torch.device) -> None:
@@ -27,30 +28,35 @@ class Checked(Source):
         self._clean = False
         self.n_features, self.n_rows = source.n_features, source.n_rows
         self.dtype, self.replayable = dtype, source.replayable
-        self.reads = source.reads
+        self.stable, self.reads = source.stable, source.reads
+
+    @property
+    def row_bytes(self) -> int:
+        return self._source.row_bytes
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
-        yield from self._delivered(self._source.blocks(skip=skip))
+        yield from self._delivered(self._source.blocks(skip=skip), skip)
         self._clean = self._clean or skip == 0
 
     def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
-        yield from self._delivered(self._source.batches(rows, seed=seed, epoch=epoch, skip=skip))
+        batches = self._source.batches(rows, seed=seed, epoch=epoch, skip=skip)
+        yield from self._delivered(batches, skip)
         self._clean = self._clean or skip == 0
 
     def sample(self, size: int, generator: torch.Generator) -> Block:
         return self._usable(self._source.sample(size, generator))
 
-    def _delivered(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        usable = self._all_usable(blocks)
+    def _delivered(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
+        usable = self._all_usable(blocks, first)
         return ahead(usable, device=self._device) if self.reads else usable
 
-    def _all_usable(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        for block in blocks:
-            usable = self._usable(block)
+    def _all_usable(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
+        for number, block in enumerate(blocks, first):
+            usable = self._usable(block, number)
             if len(usable.x):
                 yield usable
 
-    def _usable(self, block: Block) -> Block:
+    def _usable(self, block: Block, number: int = 0) -> Block:
         if block.w is not None and not bool(block.w.all()):
             block = block.take(block.w.nonzero().squeeze(-1))
         if not self._clean:
@@ -58,4 +64,4 @@ class Checked(Source):
             checks.check_finite(block.x, self.dtype, offset=block.start, kept=kept)
         x = sent(block.x, self._device).to(self.dtype)
         w = None if block.w is None else sent(block.w, self._device).to(self.dtype)
-        return Block(x, w, block.start, block.kept)
+        return Block(x, w, block.start, block.kept, number)

@@ -53,6 +53,7 @@ class Encoded(Source):
         self._rows = checks.check_count("rows", rows)
         self._shape = getattr(source, "shape", None)
         self.n_rows, self.replayable = source.n_rows, source.replayable
+        self.stable = source.stable
         # the latent rows of a stream that cannot be read again, its first ones kept for `sample`
         self._stream = None if source.replayable else LoaderSource(_stream(self._encode, source))
         if self._stream is None:

@@ -12,7 +12,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 from .. import checks
 from ..errors import InputError
@@ -23,6 +30,7 @@ __all__ = ["Key", "LoaderSource", "Unpack", "loading"]
 
 Key = str | int | Sequence[str] | None
 _END = object()
+_RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 _Maker = Callable[[], Iterator[Any]]
 
 # Small batches are joined until they are worth a call of a kernel.
@@ -123,6 +131,7 @@ class LoaderSource(Source):
         self._make = _maker(data, self._unpack, grouped=not rows_of_any_shape)
         self.n_rows = None
         self.replayable = not isinstance(data, Iterator)
+        self.stable = not _shuffles(data)
         self.shape: tuple[int, ...] | None = None
         self._rest: Iterator[Block] | None = self._numbered()
         self._head = [next(self._rest)]  # read to learn the width; the first pass begins with it
@@ -219,12 +228,21 @@ def loading(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {type(error).__name__}: {error}") from error
 
 
+def _shuffles(data: Any) -> bool:
+    """Whether a loader draws another order on every pass."""
+    if not isinstance(data, DataLoader):
+        return False
+    samplers = (data.sampler, getattr(data.batch_sampler, "sampler", None))
+    return any(isinstance(sampler, _RANDOM) for sampler in samplers)
+
+
 def _maker(data: Any, unpack: Unpack, *, grouped: bool) -> _Maker:
     """A function that begins a new pass."""
+    # an iterable data set of Hugging Face makes itself one of torch as well, sooner or later
+    if hasattr(data, "with_format"):
+        return lambda: iter(data.with_format("torch").iter(batch_size=_ITEMS))
     if isinstance(data, IterableDataset):
         return lambda: _collated(iter(data), unpack, grouped)
-    if hasattr(data, "with_format"):  # an iterable data set of Hugging Face
-        return lambda: iter(data.with_format("torch").iter(batch_size=_ITEMS))
     if callable(data) and not isinstance(data, Iterable):
         return lambda: iter(data())
     return lambda: iter(data)

@@ -96,8 +96,7 @@ class ShardSource(Indexed):
         self.dtype = reduce(torch.promote_types, (t.dtype for t in self._tables))
         self._starts = np.cumsum([0, *(table.n_rows for table in self._tables)])
         self.n_rows = int(self._starts[-1])
-        self._row_bytes = max(1, self.n_features * self.dtype.itemsize)
-        self._block_rows = block_rows or max(1, _BLOCK_BYTES // self._row_bytes)
+        self._block_rows = block_rows or max(1, _BLOCK_BYTES // self.row_bytes)
         self._weigh(weights, choice.weights is not None)
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
@@ -139,7 +138,7 @@ class ShardSource(Indexed):
         """As every source; where row groups are read side by side, in a larger window."""
         if not any(table.open_bytes for table in self._tables):
             return super().batches(rows, seed=seed, epoch=epoch, skip=skip)
-        window = max(16 * rows, _WINDOW_BYTES // self._row_bytes)
+        window = max(16 * rows, _WINDOW_BYTES // self.row_bytes)
         mixed = through_window(self.shuffled(seed=seed, epoch=epoch), rows, window, (seed, epoch))
         return itertools.islice(mixed, skip, None)
 
@@ -179,7 +178,7 @@ class ShardSource(Indexed):
 
     def _piece_rows(self, table: Table) -> int:
         n_bytes = _PIECE_BYTES if table.open_bytes else _UNIT_BYTES
-        return max(1, n_bytes // self._row_bytes, self.n_rows // _MOST_UNITS)
+        return max(1, n_bytes // self.row_bytes, self.n_rows // _MOST_UNITS)
 
     def _groups(self) -> Iterator[list[int]]:
         """Numbers of the files: a large one alone, small neighbours together, in one block."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from .base import Event, FitResult, Method, Observer, Problem, Resumption, State, Status, Step
-from .em import EM
+from .ascent import GradientState
+from .base import Method, Problem, State, Status, Step, StepSums
+from .em import EM, EMState
+from .events import Event, FitResult, Observer, Resumption, RowsEvent
+from .gradient import Gradient
 from .incremental import IncrementalEM, IncrementalState
 from .loop import fit
 from .online import OnlineEM, OnlineState
 from .reduced import ReducedState, VarianceReducedEM
 from .rescue import Rescue
+from .squarem import SQUAREM, SquaremState
 from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
 
 __all__ = [
     "EM",
+    "SQUAREM",
     "Aitken",
+    "EMState",
     "Event",
     "FitResult",
+    "Gradient",
+    "GradientState",
     "IncrementalEM",
     "IncrementalState",
     "Method",
@@ -27,9 +35,12 @@ __all__ = [
     "RelativeTolerance",
     "Rescue",
     "Resumption",
+    "RowsEvent",
+    "SquaremState",
     "State",
     "Status",
     "Step",
+    "StepSums",
     "Stop",
     "Tolerance",
     "VarianceReducedEM",

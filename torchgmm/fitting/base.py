@@ -1,30 +1,33 @@
-"""What a fit is made of: methods, their state, steps, status, observers and the result."""
+"""What a fit is made of: methods, their state, steps and status, and the rows."""
 
 from __future__ import annotations
 
-import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..checks import check_count, check_floor
 from ..data import Block, Source
-from ..data.base import in_order
+from ..errors import InputError
+from ..kernels import as_kernel
+from ..moments import Moments
 from ..parameters import Parameters
+from .watch import Watch
 
 __all__ = [
-    "Event",
-    "FitResult",
     "Method",
-    "Observer",
     "Problem",
-    "Resumption",
     "State",
     "Status",
     "Step",
+    "StepSums",
+    "own_state",
 ]
 
 
@@ -61,20 +64,62 @@ class Step:
     kernel: str = ""
     last: bool = False
 
+    @property
+    def rows_per_second(self) -> float:
+        """How fast rows were read and computed; 0 where no time was taken."""
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """What the E-steps and M-steps of a step under way add up to, for its report."""
+
+    rows: int = 0
+    batches: int = 0
+    log_prob: float = 0.0
+    weight: float = 0.0
+    rescued: int = 0
+    collapsed: int = 0
+
+    def e_step(self, rows: int, moments: Moments) -> StepSums:
+        """With an E-step: how many rows, and their moments."""
+        return replace(
+            self,
+            rows=self.rows + rows,
+            batches=self.batches + 1,
+            log_prob=self.log_prob + float(moments.log_prob),
+            weight=self.weight + float(moments.rows),
+        )
+
+    def m_step(self, rescued: Tensor, collapsed: int) -> StepSums:
+        """With an M-step: the mask of the components that were replaced; how many collapsed."""
+        return replace(self, rescued=self.rescued + int(rescued.sum()), collapsed=collapsed)
+
+    def step(self, kernel: str, *, last: bool = False) -> Step:
+        """The report; its log-likelihood is of every batch before its own M-step."""
+        mean = self.log_prob / self.weight if self.weight else math.nan
+        return Step(mean, self.rows, 0.0, self.rescued, self.collapsed, kernel, last)
+
 
 @dataclass(frozen=True)
 class State:
     """All that the next step needs; nothing is hidden elsewhere.
 
+    It may stand in the middle of a step, which then goes on from there as if it had not been cut.
+
     Attributes:
         parameters: the mixture, float64.
         step: how many steps were made.
         rescues: how many components were replaced so far.
+        position: blocks or batches of this pass already read.
+        sums: of the step under way; empty between two steps.
     """
 
     parameters: Parameters
     step: int = 0
     rescues: int = 0
+    position: int = 0
+    sums: StepSums = StepSums()
 
 
 @dataclass(frozen=True)
@@ -83,12 +128,29 @@ class Problem:
 
     source: Source
     generator: torch.Generator
+    watch: Watch = field(default_factory=Watch, repr=False)
     _readers: dict[tuple[int, ...], Iterator[Block]] = field(default_factory=dict, repr=False)
+
+    def reached(self, state: State) -> None:
+        """Name a state from which the step under way can go on: after each block.
+
+        Only where a reader finds its place again are states in the middle of a pass of any use.
+        """
+        if self.source.stable:
+            self.watch.state = state
+
+    def blocks(self, position: int) -> Iterator[tuple[int, Block]]:
+        """All rows in their own order from `position` on: the position after it, and a block."""
+        for block in self.source.blocks(skip=position):
+            position = _after(position, block)
+            yield position, block
 
     def batches(
         self, rows: int, seed: int, epoch: int, position: int, *, ordered: bool = False
-    ) -> Iterator[Block]:
+    ) -> Iterator[tuple[int, Block]]:
         """Random batches of this epoch, or batches in the rows' own order, from `position` on.
+
+        Each comes with the position after it.
 
         A reader that stands there already goes on; otherwise one is opened and skips. So a step
         may end in the middle of a pass at no cost, and a resumed one finds its place.
@@ -98,27 +160,40 @@ class Problem:
         if reader is None:
             skip = position if self.source.replayable else 0
             if ordered:
-                reader = itertools.islice(in_order(self.source.blocks(), rows), skip, None)
+                reader = self.source.ordered_batches(rows, skip=skip)
             else:
                 reader = self.source.batches(rows, seed=seed, epoch=epoch, skip=skip)
         for batch in reader:
-            position += 1
+            position = _after(position, batch)
             self._readers.clear()
             self._readers[rows, seed, epoch, position] = reader
-            yield batch
+            yield position, batch
+
+
+def _after(position: int, block: Block) -> int:
+    """The place behind a block; blocks without a row of positive weight may lie before it."""
+    return max(position, block.number) + 1
 
 
 class Method(ABC):
     """How one step of a fit is made. Its fields are its configuration.
 
     Attributes:
+        state_type: the class of its states; those of other methods are refused.
         max_iter: the step budget.
         reg_covar: the floor, added to the diagonal of every covariance, in squared units of the
             data (scikit-learn's meaning).
     """
 
+    state_type: ClassVar[type[State]] = State
     max_iter: int
     reg_covar: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing, as far as all methods have them."""
+        check_count("max_iter", self.max_iter, least=0)
+        check_floor(self.reg_covar)
+        as_kernel(getattr(self, "kernel", "auto"))
 
     @abstractmethod
     def init(self, parameters: Parameters, problem: Problem) -> State:
@@ -128,114 +203,35 @@ class Method(ABC):
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
         """One step; the state given is left as it is."""
 
+    def renewed(self, state: State, problem: Problem) -> State:
+        """The state from which a fit to *other* rows goes on.
 
-@dataclass(frozen=True)
-class Event:
-    """What observers are told after every step."""
+        Here: only the parameters are kept, since all else is of the rows before.
+        """
+        return self.init(state.parameters, problem)
 
-    step: Step
-    number: int  # from 1
-    max_iter: int
-    change: float  # of the log-likelihood since the step before; inf at the first
-    rows: int
-    run: int  # from 1
-    n_init: int
-    state: State
-    history: tuple[Step, ...]  # of this run, this step included
-    best: FitResult | None  # of the runs before this one
+    def rows_of_step(self, source: Source) -> int | None:
+        """How many rows a step reads; None where only reading would tell."""
+        return source.n_rows
 
 
-class Observer:
-    """Told about a fit. Override what you need; an observer never changes the fit."""
-
-    def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
-        """Before the first step of the first run."""
-
-    def on_step(self, event: Event) -> None:
-        """After every step."""
-
-    def on_end(self, result: FitResult | None) -> None:
-        """After the last step, or, with None, when an error ends the fit."""
+S = TypeVar("S", bound=State)
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """How a fit went; its best run if there were several.
+def own_state(method: Method, state: State, kind: type[S]) -> S:
+    """`state`, if it is one of this method.
 
-    Attributes:
-        parameters: what was found, in float64 (the mixture holds them in its own dtype).
-        status: how it ended.
-        history: one entry per step.
-        state: to go on from.
-        runs: the final log-likelihood of each of the `n_init` runs.
+    Raises:
+        InputError: it is of another method.
     """
-
-    parameters: Parameters
-    status: Status
-    history: tuple[Step, ...]
-    state: State
-    runs: tuple[float, ...] = field(default=())
-
-    @property
-    def n_steps(self) -> int:
-        """Steps made."""
-        return len(self.history)
-
-    @property
-    def log_likelihood(self) -> float:
-        """Mean log-likelihood per row at the last E-step, nats."""
-        return self.history[-1].log_likelihood if self.history else float("nan")
-
-    @property
-    def converged(self) -> bool:
-        """Whether the stopping rule was met."""
-        return self.status is Status.CONVERGED
-
-    @property
-    def message(self) -> str:
-        """The status as a sentence."""
-        return self.status.value
-
-    @property
-    def seconds(self) -> float:
-        """Time of all steps."""
-        return sum(step.seconds for step in self.history)
-
-    @property
-    def rescued(self) -> int:
-        """Components replaced during the fit."""
-        return sum(step.rescued for step in self.history)
-
-    @property
-    def collapsed(self) -> int:
-        """Components that ended with nothing but the floor for a covariance."""
-        return self.history[-1].collapsed if self.history else 0
-
-    def __str__(self) -> str:
-        """A few words for a log."""
-        words = f"{self.status.name}: {self.message}; {self.n_steps} steps, "
-        words += f"mean log-likelihood {self.log_likelihood:.6g} nats, {self.seconds:.3g} s"
-        if self.rescued:
-            words += f", {self.rescued} component(s) rescued"
-        if self.collapsed:
-            words += f", {self.collapsed} component(s) at the floor"
-        return words
+    if not isinstance(state, kind):
+        raise InputError(
+            f"{type(method).__name__} goes on from {_one(kind)}, got {_one(type(state))}: give "
+            "the method of the fit that it comes from, or start from its parameters, "
+            "init=state.parameters"
+        )
+    return state
 
 
-@dataclass(frozen=True)
-class Resumption:
-    """Where a fit that was cut off goes on: what `torchgmm.checkpoint` reads from a file.
-
-    Attributes:
-        run: the run that was under way, from 1.
-        state: after its last step.
-        history: of that run.
-        best: of the runs before it.
-        generator: state of the generator, for the runs to come.
-    """
-
-    run: int
-    state: State
-    history: tuple[Step, ...]
-    best: FitResult | None
-    generator: Tensor
+def _one(kind: type) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIO' else 'a'} {kind.__name__}"

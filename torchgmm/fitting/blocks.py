@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from ..checks import check_count
 from ..data import Block
 from ..errors import InputError
-from ..parameters import Parameters
-from .base import Problem
+from .base import Problem, State
 
-__all__ = ["check_blocks", "fixed_blocks", "require_replay"]
+__all__ = ["check_blocks", "fixed_blocks", "require_replay", "require_same_blocks"]
 
 # Rows of a block where nobody knows how many rows there are: enough that the moments that are
 # kept of it are small beside it.
@@ -34,20 +33,31 @@ def require_replay(problem: Problem, what: str, instead: str) -> None:
         )
 
 
+def require_same_blocks(problem: Problem, what: str) -> None:
+    """Refuse a source that cannot give the same blocks again, saying why and what to do."""
+    require_replay(problem, what, "use OnlineEM")
+    if not problem.source.stable:
+        raise InputError(
+            f"{what}, but this loader draws another order on every pass: give it shuffle=False "
+            "(the rows of a block are drawn at random anyway), or use OnlineEM"
+        )
+
+
 def fixed_blocks(
     problem: Problem,
-    parameters: Parameters,
+    state: State,
     *,
     n_blocks: int,
     block_rows: int | None,
     seed: int,
     known: int | None,
-) -> Iterator[tuple[int, Block]]:
-    """Numbered blocks, random but the same for the same seed.
+) -> Iterator[tuple[int, int, Block]]:
+    """Blocks, random but the same for the same seed: the position after it, its number, a block.
 
     Args:
         problem: whose rows.
-        parameters: their size says what a block is where the number of rows is not known.
+        state: where in a pass to begin; the size of its mixture says what a block is where the
+            number of rows is not known.
         n_blocks: into how many the rows are cut.
         block_rows: rows of a block; from `n_blocks` if None.
         seed: of the cut.
@@ -56,17 +66,16 @@ def fixed_blocks(
     Raises:
         InputError: the source gives no rows, or other blocks than at its first pass.
     """
-    source = problem.source
+    source, p = problem.source, state.parameters
     size = block_rows
     if size is None and source.n_rows is not None:
         size = max(1, math.ceil(source.n_rows / n_blocks))
     if size is None:
-        needed = parameters.n_components * parameters.family.min_rows(parameters.n_features)
-        size = max(_UNKNOWN, needed)
-    count = 0
-    for batch in source.batches(size, seed=seed, epoch=0):
+        size = max(_UNKNOWN, p.n_components * p.family.min_rows(p.n_features))
+    count = state.sums.batches
+    for position, batch in problem.batches(size, seed, 0, state.position):
         if known is None or count < known:
-            yield count, batch
+            yield position, count, batch
         count += 1
     if known is not None and count != known:
         raise InputError(

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from ..checks import check_count, check_floor
-from ..data import Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import Method, Problem, State, Step
+from .base import Method, Problem, State, Step, own_state
 from .blocks import require_replay
 from .mstep import m_step
 from .rescue import Rescue
 
-__all__ = ["EM"]
+__all__ = ["EM", "EMState"]
+
+
+@dataclass(frozen=True)
+class EMState(State):
+    """What exact EM goes on from.
+
+    Attributes:
+        moments: of the blocks of this pass already read, about the means of `parameters`; None
+            between two steps.
+    """
+
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -40,25 +51,22 @@ class EM(Method):
         True
     """
 
+    state_type: ClassVar[type[State]] = EMState
     max_iter: int = 100
     reg_covar: float = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
 
-    def __post_init__(self) -> None:
-        check_count("max_iter", self.max_iter, least=0)
-        check_floor(self.reg_covar)
-        as_kernel(self.kernel)
-
-    def init(self, parameters: Parameters, problem: Problem) -> State:
-        return State(parameters)
+    def init(self, parameters: Parameters, problem: Problem) -> EMState:
+        return EMState(parameters)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
+        state = own_state(self, state, EMState)
         require_replay(problem, "exact EM reads all rows at every step", "use OnlineEM")
         kernel = as_kernel(self.kernel)
-        moments, rows = one_pass(problem.source, kernel, state.parameters)
+        moments, rows = self._pass(state, problem, kernel)
         if not moments.is_finite():
-            return state, Step(float("nan"), rows, kernel=kernel.name)
+            return state, Step(float("nan"), rows, kernel=kernel.ran)
         after = m_step(
             moments,
             state.parameters,
@@ -69,19 +77,22 @@ class EM(Method):
             kernel=kernel,
         )
         n_rescued = int(after.rescued.sum())
-        step = Step(
-            float(moments.mean_log_prob), rows, 0.0, n_rescued, after.collapsed, kernel.name
-        )
-        return State(after.parameters, state.step + 1, state.rescues + n_rescued), step
+        step = Step(float(moments.mean_log_prob), rows, 0.0, n_rescued, after.collapsed, kernel.ran)
+        return EMState(after.parameters, state.step + 1, state.rescues + n_rescued), step
 
-
-def one_pass(source: Source, kernel: Kernel, parameters: Parameters) -> tuple[Moments, int]:
-    """The moments of all rows about the current means, and how many rows there were."""
-    moments, rows = None, 0
-    for block in source.blocks():
-        part = kernel.accumulate(block.x, block.w, parameters)
-        moments = part if moments is None else moments + part
-        rows += len(block.x)
-    if moments is None:
-        raise InputError("the source gave no rows of positive weight")
-    return moments, rows
+    def _pass(
+        self, state: EMState, problem: Problem, kernel: Kernel, at: Parameters | None = None
+    ) -> tuple[Moments, int]:
+        """The moments of all rows under the current mixture (or `at`), and how many rows."""
+        parameters = state.parameters if at is None else at
+        moments, rows = state.moments, state.sums.rows
+        for position, block in problem.blocks(state.position):
+            part = kernel.accumulate(block.x, block.w, parameters)
+            moments = part if moments is None else moments + part
+            rows += len(block.x)
+            # the log-likelihood stays where it was computed: reading it would make a GPU wait
+            sums = replace(state.sums, rows=rows)
+            problem.reached(replace(state, position=position, sums=sums, moments=moments))
+        if moments is None:
+            raise InputError("the source gave no rows of positive weight")
+        return moments, rows

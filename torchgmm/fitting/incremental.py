@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
-from ..checks import check_count, check_floor
-from ..errors import InputError
-from ..kernels import as_kernel
+from ..data import Block
+from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters, to_moments
-from .base import Method, Problem, State, Step
-from .blocks import check_blocks, fixed_blocks, require_replay
-from .mstep import StepSums, m_step
+from .base import Method, Problem, State, Step, StepSums, own_state
+from .blocks import check_blocks, fixed_blocks, require_same_blocks
+from .mstep import m_step
 from .rescue import Rescue
 
 __all__ = ["IncrementalEM", "IncrementalState"]
@@ -26,13 +26,16 @@ class IncrementalState(State):
 
     Attributes:
         blocks: the moments of every block at its last E-step, all about one frame.
-        start: what is left of the start's own moments, about the same frame; zero once every
-            block was seen.
+        start: the start's own moments, about the same frame.
+        whole: whether every block was seen before this pass, so that the start counts no more.
+        total: the sum of `blocks` as they are now; None between two steps.
         seed: of the cut into blocks.
     """
 
     blocks: tuple[Moments, ...] = ()
     start: Moments = field(kw_only=True)
+    whole: bool = False
+    total: Moments | None = None
     seed: int = 0
 
 
@@ -45,8 +48,8 @@ class IncrementalEM(Method):
     for the rows not seen yet, with the weight of a few blocks at most.
 
     The source must give the same rows in the same order on every pass (arrays and files do; a
-    loader that shuffles on its own does not). Memory is `n_blocks` times that of one set of
-    moments.
+    loader that shuffles on its own does not, and is refused). Memory is `n_blocks` times that of
+    one set of moments.
 
     Args:
         max_iter: most steps, that is passes.
@@ -65,6 +68,7 @@ class IncrementalEM(Method):
         'CONVERGED'
     """
 
+    state_type: ClassVar[type[State]] = IncrementalState
     max_iter: int = 50
     n_blocks: int = 32
     block_rows: int | None = None
@@ -73,75 +77,70 @@ class IncrementalEM(Method):
     kernel: str = "auto"
 
     def __post_init__(self) -> None:
-        check_count("max_iter", self.max_iter, least=0)
+        super().__post_init__()
         check_blocks(self.n_blocks, self.block_rows)
-        check_floor(self.reg_covar)
-        as_kernel(self.kernel)
 
     def init(self, parameters: Parameters, problem: Problem) -> IncrementalState:
         seed = int(torch.randint(2**62, (), generator=problem.generator))
         return IncrementalState(parameters, start=to_moments(parameters), seed=seed)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
-        if not isinstance(state, IncrementalState):
-            raise InputError(
-                f"IncrementalEM goes on from an IncrementalState, got a {type(state).__name__}"
-            )
-        require_replay(
-            problem, "incremental EM reads the same blocks at every step", "use OnlineEM"
-        )
+        state = given = own_state(self, state, IncrementalState)
+        require_same_blocks(problem, "incremental EM reads the same blocks at every step")
         kernel = as_kernel(self.kernel)
-        state = _reframed(state)
-        frame = state.start.frame
-        family = state.parameters.family
-        parameters, rescues, blocks = state.parameters, state.rescues, list(state.blocks)
-        total = state.start * 0.0
-        for block in blocks:
-            total = total + block
-        sums = StepSums()
-        fresh = not blocks
-        for number, batch in fixed_blocks(
+        if state.total is None:
+            state = _begun(state)
+        for position, number, batch in fixed_blocks(
             problem,
-            parameters,
+            state,
             n_blocks=self.n_blocks,
             block_rows=self.block_rows,
             seed=state.seed,
-            known=None if fresh else len(blocks),
+            known=len(state.blocks) if state.whole else None,
         ):
-            found = kernel.accumulate(batch.x, batch.w, parameters)
+            found = kernel.accumulate(batch.x, batch.w, state.parameters)
             if not found.is_finite():
-                return state, Step(math.nan, sums.rows, kernel=kernel.name)
-            sums.add(len(batch.x), found)
-            found = family.moved(found, frame)
-            if fresh:
-                total = total + found
-                blocks.append(found)
-            else:
-                total = total + found + blocks[number] * -1.0
-                blocks[number] = found
+                return given, Step(math.nan, state.sums.rows, kernel=kernel.ran)
+            state = self._learn(state, number, batch, found, kernel)
+            state = replace(state, position=position)
+            problem.reached(state)
+        step = state.sums.step(kernel.ran)
+        state = replace(state, step=state.step + 1, total=None, position=0, sums=StepSums())
+        return state, step
+
+    def _learn(
+        self, state: IncrementalState, number: int, batch: Block, found: Moments, kernel: Kernel
+    ) -> IncrementalState:
+        """Put the moments of a block in the place of its old ones; M-step."""
+        assert state.total is not None
+        before = state.parameters
+        sums = state.sums.e_step(len(batch.x), found)
+        found = before.family.moved(found, state.start.frame)
+        total, blocks = state.total + found, list(state.blocks)
+        if state.whole:
+            total = total + blocks[number] * -1.0
+            blocks[number] = found
             mixed = total
-            if fresh:
-                mixed = total + state.start * self._start_weight(parameters, float(total.rows))
-            after = m_step(
-                mixed,
-                parameters,
-                floor=self.reg_covar,
-                rescue=self.rescue,
-                spent=rescues,
-                blocks=[batch],
-                kernel=kernel,
-            )
-            sums.m_step(after)
-            parameters = after.parameters
-            rescues += int(after.rescued.sum())
-        state = replace(
-            state,
-            parameters=parameters,
-            step=state.step + 1,
-            rescues=rescues,
-            blocks=tuple(blocks),
+        else:
+            blocks.append(found)
+            mixed = total + state.start * self._start_weight(before, float(total.rows))
+        after = m_step(
+            mixed,
+            before,
+            floor=self.reg_covar,
+            rescue=self.rescue,
+            spent=state.rescues,
+            blocks=[batch],
+            kernel=kernel,
         )
-        return state, sums.step(kernel.name)
+        return replace(
+            state,
+            parameters=after.parameters,
+            rescues=state.rescues + int(after.rescued.sum()),
+            sums=sums.m_step(after.rescued, after.collapsed),
+            blocks=tuple(blocks),
+            total=total,
+        )
 
     def _start_weight(self, parameters: Parameters, seen: float) -> float:
         """Rows that the start counts for: enough to keep every covariance well posed."""
@@ -149,8 +148,12 @@ class IncrementalEM(Method):
         return unit * unit / (unit + seen)
 
 
-def _reframed(state: IncrementalState) -> IncrementalState:
+def _begun(state: IncrementalState) -> IncrementalState:
     """All moments about the current means, so that sums about them keep their digits."""
     family, frame = state.parameters.family, state.parameters.to(torch.float64).means
     blocks = tuple(family.moved(block, frame) for block in state.blocks)
-    return replace(state, blocks=blocks, start=family.moved(state.start, frame))
+    start = family.moved(state.start, frame)
+    total = start * 0.0
+    for block in blocks:
+        total = total + block
+    return replace(state, blocks=blocks, start=start, whole=bool(blocks), total=total)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,15 +15,16 @@ from ..errors import ConvergenceWarning, InputError
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, Start, as_seeding
-from .base import Event, FitResult, Method, Observer, Problem, Resumption, State, Status, Step
+from .base import Method, Problem, State, Status
+from .climb import Begun, Climb
 from .em import EM
+from .events import FitResult, Observer, Resumption
 from .stopping import Stop, Tolerance
+from .watch import Watch, Watched
 
 __all__ = ["fit"]
 
 CPU = torch.device("cpu")
-# Exact EM falls only by rounding; a method that has not risen for so long will not rise.
-_STALL = 50
 
 
 @torch.no_grad()
@@ -43,6 +41,7 @@ def fit(
     encoder: Any = None,
     observers: Sequence[Observer] = (),
     resume: Resumption | None = None,
+    state: State | None = None,
 ) -> FitResult:
     """Fit a mixture to data, in place, and say how it went.
 
@@ -68,6 +67,9 @@ def fit(
         observers: told about every step.
         resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
             else must be as it was then.
+        state: go on with *other* rows from the `state` of an earlier result, in place of `init`.
+            `OnlineEM` keeps what it has learnt and its clock; the other methods, whose statistics
+            are of the rows before, keep the parameters.
 
     Returns:
         What was found and how. A fit that does not converge is no error: its status says so, and
@@ -89,135 +91,39 @@ def fit(
     """
     method = EM() if method is None else method
     checks.check_count("n_init", n_init)
-    problem = Problem(_open(mixture, data, weights, encoder), _as_generator(generator))
+    watch = Watch()
+    source = _open(mixture, data, weights, encoder, few=state is not None)
+    problem = Problem(Watched(source, watch), _as_generator(generator), watch)
     seeding = _seeding(init, mixture)
-    if n_init > 1 and isinstance(seeding, Start):
+    if n_init > 1 and (isinstance(seeding, Start) or state is not None):
         raise InputError(f"n_init={n_init} runs from one and the same start would all be equal")
+    if resume is not None and state is not None:
+        raise InputError("resume= goes on with the same rows, state= with other rows: give one")
     mixture.materialize(problem.source.n_features)
-    climb = _Climb(problem, method, stop or Tolerance(), tuple(observers), n_init)
-    begun = _Begun(climb, resume, mixture)
+    climb = Climb(problem, method, stop or Tolerance(), tuple(observers), n_init)
+    begun = Begun(climb, mixture, resume, state)
     for observer in observers:
         observer.on_start(problem, method, n_init)
     done: FitResult | None = None
     try:
         while begun.run <= n_init:
             if begun.state is None:
-                begun.state = _first_state(climb, seeding, mixture)
+                begun.state = climb.start(begun, seeding, mixture.n_components, mixture.family)
             begun.best = _better(begun.best, climb.to_the_end(begun))
             begun.run, begun.state, begun.history = begun.run + 1, None, []
         done = begun.best
-    finally:
+    except BaseException as error:
         begun.keep(mixture)
-        for observer in observers:
-            observer.on_end(done)
+        for other in climb.cut(begun):
+            error.add_note(f"besides, an observer failed: {type(other).__name__}: {other}")
+        raise
+    begun.keep(mixture)
     assert done is not None
+    if failed := climb.end(done):
+        raise failed[0]  # only now, when all observers were told
     if done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
         warnings.warn(f"{done}", ConvergenceWarning, stacklevel=_caller())
     return done
-
-
-def _first_state(climb: _Climb, seeding: Seeding, mixture: GaussianMixture) -> State:
-    problem, method = climb.problem, climb.method
-    start = seeding(
-        problem.source, mixture.n_components, mixture.family, method.reg_covar, problem.generator
-    )
-    return method.init(start, problem)
-
-
-class _Begun:
-    """How far a fit has come: the one place that changes while it runs."""
-
-    def __init__(self, climb: _Climb, resume: Resumption | None, mixture: GaussianMixture) -> None:
-        self.run = 1
-        self.state: State | None = None
-        self.history: list[Step] = []
-        self.best: FitResult | None = None
-        if resume is None:
-            return
-        p = resume.state.parameters
-        wanted = (mixture.n_components, climb.problem.source.n_features, mixture.family)
-        if (p.n_components, p.n_features, p.family) != wanted:
-            raise InputError(
-                f"the fit to resume has K={p.n_components}, D={p.n_features}, {p.family.name}; "
-                f"this one has K={wanted[0]}, D={wanted[1]}, {wanted[2].name}"
-            )
-        self.run, self.state = resume.run, resume.state
-        self.history, self.best = list(resume.history), resume.best
-        climb.problem.generator.set_state(resume.generator)
-
-    def keep(self, mixture: GaussianMixture) -> None:
-        """Copy the best that there is into the mixture."""
-        kept = None if self.best is None else self.best.parameters
-        reached = self.history[-1].log_likelihood if self.history else -math.inf
-        if self.state is not None and (self.best is None or reached > self.best.log_likelihood):
-            kept = self.state.parameters
-        if kept is not None:
-            mixture.assign(kept)
-
-
-@dataclass(frozen=True)
-class _Climb:
-    """One run after another, from a state to its end."""
-
-    problem: Problem
-    method: Method
-    stop: Stop
-    observers: tuple[Observer, ...]
-    n_init: int
-
-    def to_the_end(self, begun: _Begun) -> FitResult:
-        """Steps until the rule is met, the budget spent, or no step is possible."""
-        status = None if not begun.history else self._verdict(begun.history)
-        while status is None and len(begun.history) < self.method.max_iter:
-            assert begun.state is not None
-            started = time.perf_counter()
-            state, step = self.method.step(begun.state, self.problem)
-            if not math.isfinite(step.log_likelihood):
-                status = Status.ENDED if step.last and not step.rows else Status.DIVERGED
-                break
-            begun.state = state
-            begun.history.append(dataclasses.replace(step, seconds=time.perf_counter() - started))
-            self._tell(begun)
-            status = self._verdict(begun.history)
-        assert begun.state is not None
-        return FitResult(
-            begun.state.parameters,
-            status or Status.BUDGET_SPENT,
-            tuple(begun.history),
-            begun.state,
-        )
-
-    def _verdict(self, history: Sequence[Step]) -> Status | None:
-        levels = [step.log_likelihood for step in history]
-        if history[-1].rescued == 0 and self.stop.met(levels):
-            return Status.CONVERGED
-        if history[-1].last:
-            return Status.ENDED
-        if len(levels) - 1 - levels.index(max(levels)) >= _STALL:
-            return Status.STALLED
-        return None
-
-    def _tell(self, begun: _Begun) -> None:
-        if not self.observers:
-            return
-        history = tuple(begun.history)
-        last = history[-1]
-        change = last.log_likelihood - history[-2].log_likelihood if history[1:] else math.inf
-        assert begun.state is not None
-        event = Event(
-            last,
-            len(history),
-            self.method.max_iter,
-            change,
-            last.rows,
-            begun.run,
-            self.n_init,
-            begun.state,
-            history,
-            begun.best,
-        )
-        for observer in self.observers:
-            observer.on_step(event)
 
 
 def _better(best: FitResult | None, result: FitResult) -> FitResult:
@@ -233,7 +139,7 @@ def _level(result: FitResult) -> float:
     return -math.inf if math.isnan(result.log_likelihood) else result.log_likelihood
 
 
-def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any) -> Checked:
+def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, few: bool) -> Checked:
     if mixture.batch_shape:
         raise InputError(
             f"a fit is of one mixture, this one is a batch of shape {tuple(mixture.batch_shape)}: "
@@ -244,7 +150,7 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any) -> Ch
     source = as_source(data, weights, encoder=encoder)
     if mixture.n_features is not None:
         checks.check_rows((1, source.n_features), mixture.n_features)
-    if source.n_rows is not None and source.n_rows < mixture.n_components:
+    if not few and source.n_rows is not None and source.n_rows < mixture.n_components:
         raise InputError(
             f"{source.n_rows} row(s) cannot be fitted with n_components={mixture.n_components}: "
             "give more rows or fewer components"

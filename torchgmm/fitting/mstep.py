@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,11 +12,12 @@ from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
 from ..moments import Moments
-from ..parameters import Parameters, from_moments
-from .base import Step
+from ..parameters import Parameters, from_moments, to_moments
 from .rescue import Rescue, reseeded
 
-__all__ = ["MStep", "StepSums", "m_step"]
+__all__ = ["MStep", "m_step", "restarted"]
+
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -88,26 +88,24 @@ def _keep(
     return Parameters(after.logits, means, scale, after.family), hopeless & ~kept
 
 
-class StepSums:
-    """What the E-steps and M-steps within one step add up to, for its report."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._log_prob = self._weight = 0.0
-        self.rescued = self._collapsed = 0
-
-    def add(self, rows: int, moments: Moments) -> None:
-        """An E-step: how many rows, and their moments."""
-        self.rows += rows
-        self._log_prob += float(moments.log_prob)
-        self._weight += float(moments.rows)
-
-    def m_step(self, after: MStep) -> None:
-        """An M-step."""
-        self.rescued += int(after.rescued.sum())
-        self._collapsed = after.collapsed
-
-    def step(self, kernel: str, *, last: bool = False) -> Step:
-        """The report; its log-likelihood is of every batch before its own M-step."""
-        mean = self._log_prob / self._weight if self._weight else math.nan
-        return Step(mean, self.rows, 0.0, self.rescued, self._collapsed, kernel, last)
+def restarted(moments: Moments, after: MStep) -> Moments:
+    """Running statistics in which replaced components start from what they were replaced by."""
+    family = after.parameters.family
+    if not bool(after.rescued.any()):
+        return moments
+    fresh, mask = to_moments(after.parameters), after.rescued
+    moved = family.moved(moments, fresh.frame)
+    weight = torch.where(mask, 0, moved.weight)
+    first = torch.where(mask.unsqueeze(-1), 0, moved.first)
+    replaced = torch.where(mask, fresh.weight, 0)
+    rest = (1 - replaced.sum()) / weight.sum().clamp_min(_TINY)  # what the others shrink by
+    if family.tied:  # without what the lost ones had there at a distance
+        lost = moved.first - first
+        far = family.outer(lost, lost / moved.weight.clamp_min(_TINY).unsqueeze(-1))
+        second = (moved.second - far) * rest + fresh.second * replaced.sum()
+    else:
+        heads = mask.reshape(-1, *[1] * family.n_axes)
+        second = torch.where(heads, fresh.second, moved.second * rest)
+    return Moments(
+        weight * rest + replaced, first * rest, second, moved.log_prob, moved.rows, moved.frame
+    )

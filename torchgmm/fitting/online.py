@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_floor
-from ..data import Block
+from ..checks import check_count
+from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters, from_moments, to_moments
-from .base import Method, Problem, State, Step
-from .mstep import MStep, StepSums, m_step
+from .base import Method, Problem, State, Step, StepSums, own_state
+from .mstep import m_step, restarted
 from .rescue import Rescue
 
 __all__ = ["OnlineEM", "OnlineState"]
@@ -37,7 +37,6 @@ class OnlineState(State):
         row_weight: the weight that counts as one row, the mean of the first batch: only the ratios
             of weights matter.
         epoch: passes completed.
-        position: batches of this pass already read.
         seed: of the order of the rows.
     """
 
@@ -49,7 +48,6 @@ class OnlineState(State):
     rows_seen: float = 0.0
     row_weight: float = 0.0
     epoch: int = 0
-    position: int = 0
     seed: int = 0
 
 
@@ -65,7 +63,8 @@ class OnlineEM(Method):
     (`benchmarks/online_defaults.py`). A component keeps mean and covariance until it has
     seen enough rows for a covariance.
 
-    One step is one pass over the source, or `rows_per_step` rows of it.
+    One step is one pass over the source, or `rows_per_step` rows of it. Rows that arrive over days
+    are learnt with `fit(..., state=)`: the statistics and the clock go on from the day before.
 
     Args:
         max_iter: most steps.
@@ -92,8 +91,21 @@ class OnlineEM(Method):
         >>> result = tg.fit(mixture, x, tg.OnlineEM(max_iter=2), stop=tg.Tolerance(1), generator=0)
         >>> result.n_steps
         2
+
+        Rows that arrive over days, each day's read once; the state is kept in a file between:
+
+        >>> import pathlib, tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "state.safetensors"
+        >>> mixture = tg.GaussianMixture(2)
+        >>> for day in x[torch.randperm(4000)].split(1000):
+        ...     state = tg.load_state(file) if file.exists() else None
+        ...     result = tg.fit(mixture, iter([day]), tg.OnlineEM(), state=state, generator=0)
+        ...     tg.save_state(result.state, file)
+        >>> result.state.rows_seen
+        4000.0
     """
 
+    state_type: ClassVar[type[State]] = OnlineState
     max_iter: int = 10
     batch_size: int | None = None
     exponent: float = 0.65
@@ -106,7 +118,7 @@ class OnlineEM(Method):
     kernel: str = "auto"
 
     def __post_init__(self) -> None:
-        check_count("max_iter", self.max_iter, least=0)
+        super().__post_init__()
         for name in ("batch_size", "rows_per_step"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -121,8 +133,6 @@ class OnlineEM(Method):
                 raise InputError(f"{name} must be above 0, got {value}")
         if self.average not in ("auto", "always", "never"):
             raise InputError(f"average must be auto, always or never, got {self.average!r}")
-        check_floor(self.reg_covar)
-        as_kernel(self.kernel)
 
     def init(self, parameters: Parameters, problem: Problem) -> OnlineState:
         moments = to_moments(parameters)
@@ -144,36 +154,44 @@ class OnlineEM(Method):
         return self.batch_size or min(max(self.unit(parameters) // 2, 1024), 16_384)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
-        if not isinstance(state, OnlineState):
-            raise InputError(f"OnlineEM goes on from an OnlineState, got a {type(state).__name__}")
+        state = own_state(self, state, OnlineState)
         kernel = as_kernel(self.kernel)
         size = self._batch_rows(state.running)
-        sums, mid_pass = StepSums(), state.position > 0
-        ordered = self.forget is not None
-        for batch in problem.batches(
+        mid_pass, ordered = state.position > 0, self.forget is not None
+        for position, batch in problem.batches(
             size, state.seed, state.epoch, state.position, ordered=ordered
         ):
             moments = kernel.accumulate(batch.x, batch.w, state.running)
             if not moments.is_finite():
-                return state, Step(math.nan, sums.rows, kernel=kernel.name)
-            state, after = self._learn(state, batch, moments, kernel)
-            sums.add(len(batch.x), moments)
-            sums.m_step(after)
-            if self.rows_per_step is not None and sums.rows >= self.rows_per_step:
+                return state, Step(math.nan, state.sums.rows, kernel=kernel.ran)
+            state = replace(self._learn(state, batch, moments, kernel), position=position)
+            if self.rows_per_step is not None and state.sums.rows >= self.rows_per_step:
                 break
+            problem.reached(state)
         else:
             state = replace(state, epoch=state.epoch + 1, position=0)
         if not state.rows_seen:
             raise InputError("the source gave no rows of positive weight")
         last = state.position == 0 and not problem.source.replayable
-        if mid_pass and not sums.rows and not last:  # the step before ended where the pass did
+        if mid_pass and not state.sums.rows and not last:  # the one before ended where the pass did
             return self.step(state, problem)
-        state = replace(state, step=state.step + 1, parameters=self._answer(state))
-        return state, sums.step(kernel.name, last=last)
+        step = state.sums.step(kernel.ran, last=last)
+        answer = self._answer(state)
+        return replace(state, step=state.step + 1, parameters=answer, sums=StepSums()), step
+
+    def renewed(self, state: State, problem: Problem) -> OnlineState:
+        """The same statistics and clock, at the beginning of other rows."""
+        state = own_state(self, state, OnlineState)
+        epoch = state.epoch + (state.position > 0)
+        return replace(state, epoch=epoch, position=0, sums=StepSums())
+
+    def rows_of_step(self, source: Source) -> int | None:
+        known = [rows for rows in (source.n_rows, self.rows_per_step) if rows is not None]
+        return min(known, default=None)
 
     def _learn(
         self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel
-    ) -> tuple[OnlineState, MStep]:
+    ) -> OnlineState:
         before = state.running
         weight = float(moments.rows)
         row_weight = state.row_weight or weight / len(batch.x)
@@ -192,12 +210,13 @@ class OnlineEM(Method):
             kernel=kernel,
             held=seen < wanted,
         )
-        mixed = _restarted(mixed, after)
+        mixed = restarted(mixed, after)
         clock = state.rows_seen + rows
         share = min(1.0, (_FAVOUR + 1) * rows / (clock + _FAVOUR * rows))
-        average = _restarted(state.average, after) * (1 - share) + mixed * share
+        average = restarted(state.average, after) * (1 - share) + mixed * share
         means = after.parameters.means
-        state = replace(
+        sums = state.sums.e_step(len(batch.x), moments)
+        return replace(
             state,
             running=after.parameters,
             moments=before.family.moved(mixed, means),
@@ -206,10 +225,9 @@ class OnlineEM(Method):
             seen=torch.where(after.rescued, 0, seen),
             rows_seen=clock,
             row_weight=row_weight,
-            position=state.position + 1,
             rescues=state.rescues + int(after.rescued.sum()),
+            sums=sums.m_step(after.rescued, after.collapsed),
         )
-        return state, after
 
     def _lead(self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel) -> float:
         """How the averaged mixture fares on a batch that neither has learnt from yet."""
@@ -260,27 +278,3 @@ _EVERY = 8
 # (the variance of log p / q is twice their divergence). Below two such deviations it is a draw,
 # that is below 8 / n; some six batches count in the smoothed lead.
 _DRAW = 1.4
-_TINY = torch.finfo(torch.float64).tiny
-
-
-def _restarted(moments: Moments, after: MStep) -> Moments:
-    """Running statistics in which replaced components start from what they were replaced by."""
-    family = after.parameters.family
-    if not bool(after.rescued.any()):
-        return moments
-    fresh, mask = to_moments(after.parameters), after.rescued
-    moved = family.moved(moments, fresh.frame)
-    weight = torch.where(mask, 0, moved.weight)
-    first = torch.where(mask.unsqueeze(-1), 0, moved.first)
-    replaced = torch.where(mask, fresh.weight, 0)
-    rest = (1 - replaced.sum()) / weight.sum().clamp_min(_TINY)  # what the others shrink by
-    if family.tied:  # without what the lost ones had there at a distance
-        lost = moved.first - first
-        far = family.outer(lost, lost / moved.weight.clamp_min(_TINY).unsqueeze(-1))
-        second = (moved.second - far) * rest + fresh.second * replaced.sum()
-    else:
-        heads = mask.reshape(-1, *[1] * family.n_axes)
-        second = torch.where(heads, fresh.second, moved.second * rest)
-    return Moments(
-        weight * rest + replaced, first * rest, second, moved.log_prob, moved.rows, moved.frame
-    )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
-from ..checks import check_count, check_floor
 from ..covariance import Family
 from ..data import Block
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import Method, Problem, State, Step
-from .blocks import check_blocks, fixed_blocks, require_replay
-from .mstep import StepSums, m_step
+from .base import Method, Problem, State, Step, own_state
+from .blocks import check_blocks, fixed_blocks, require_same_blocks
+from .mstep import m_step
 from .rescue import Rescue
 
 __all__ = ["ReducedState", "VarianceReducedEM"]
@@ -32,11 +32,16 @@ class ReducedState(State):
     """What variance-reduced EM goes on from.
 
     Attributes:
-        blocks: moments of every block at the last snapshot, about one frame; empty before it.
+        blocks: moments of every block at the last snapshot, about one frame; of those read so far
+            while one is taken.
+        whole: whether the snapshot was taken before this pass, which is one of reduced steps.
+        running: the statistics in such a pass; None before its first block.
         seed: of the cut into blocks.
     """
 
     blocks: tuple[Moments, ...] = ()
+    whole: bool = False
+    running: Moments | None = None
     seed: int = 0
 
 
@@ -49,8 +54,8 @@ class VarianceReducedEM(Method):
     `s <- (1 - rate) s + rate (S + B (S_b(now) - S_b(snapshot)))`, with an M-step after each: the
     noise of the block cancels, so no step size has to fall.
 
-    The source must give the same rows in the same order on every pass. Memory is `n_blocks` times
-    that of one set of moments.
+    The source must give the same rows in the same order on every pass, so a loader that shuffles is
+    refused. Memory is `n_blocks` times that of one set of moments.
 
     Args:
         max_iter: most steps, that is passes.
@@ -70,6 +75,7 @@ class VarianceReducedEM(Method):
         'CONVERGED'
     """
 
+    state_type: ClassVar[type[State]] = ReducedState
     max_iter: int = 50
     n_blocks: int = 32
     block_rows: int | None = None
@@ -79,36 +85,31 @@ class VarianceReducedEM(Method):
     kernel: str = "auto"
 
     def __post_init__(self) -> None:
-        check_count("max_iter", self.max_iter, least=0)
+        super().__post_init__()
         check_blocks(self.n_blocks, self.block_rows)
         if not 0 < self.rate <= 1:
             raise InputError(f"rate must be above 0 and at most 1, got {self.rate}")
-        check_floor(self.reg_covar)
-        as_kernel(self.kernel)
 
     def init(self, parameters: Parameters, problem: Problem) -> ReducedState:
         seed = int(torch.randint(2**62, (), generator=problem.generator))
         return ReducedState(parameters, seed=seed)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
-        if not isinstance(state, ReducedState):
-            raise InputError(
-                f"VarianceReducedEM goes on from a ReducedState, got a {type(state).__name__}"
-            )
-        require_replay(
-            problem, "variance-reduced EM reads the same blocks at every step", "use OnlineEM"
-        )
+        state = own_state(self, state, ReducedState)
+        require_same_blocks(problem, "variance-reduced EM reads the same blocks at every step")
         kernel = as_kernel(self.kernel)
-        if state.blocks:
+        if not state.position:
+            state = replace(state, whole=bool(state.blocks))
+        if state.whole:
             return self._reduced(state, problem, kernel)
         return self._snapshot(state, problem, kernel)
 
     def _blocks(
         self, state: ReducedState, problem: Problem, *, known: int | None
-    ) -> Iterator[tuple[int, Block]]:
+    ) -> Iterator[tuple[int, int, Block]]:
         return fixed_blocks(
             problem,
-            state.parameters,
+            state,
             n_blocks=self.n_blocks,
             block_rows=self.block_rows,
             seed=state.seed,
@@ -118,13 +119,19 @@ class VarianceReducedEM(Method):
     def _snapshot(
         self, state: ReducedState, problem: Problem, kernel: Kernel
     ) -> tuple[State, Step]:
-        sums, blocks = StepSums(), []
-        for _, batch in self._blocks(state, problem, known=None):
-            blocks.append(kernel.accumulate(batch.x, batch.w, state.parameters))
-            sums.add(len(batch.x), blocks[-1])
-        total = _total(blocks)
+        given = state
+        for position, _, batch in self._blocks(state, problem, known=None):
+            found = kernel.accumulate(batch.x, batch.w, state.parameters)
+            state = replace(
+                state,
+                blocks=(*state.blocks, found),
+                sums=state.sums.e_step(len(batch.x), found),
+                position=position,
+            )
+            problem.reached(state)
+        total = _total(state.blocks)
         if not total.is_finite():
-            return state, Step(math.nan, sums.rows, kernel=kernel.name)
+            return given, Step(math.nan, state.sums.rows, kernel=kernel.ran)
         after = m_step(
             total,
             state.parameters,
@@ -134,51 +141,64 @@ class VarianceReducedEM(Method):
             blocks=problem.source.blocks(),
             kernel=kernel,
         )
-        sums.m_step(after)
+        sums = state.sums.m_step(after.rescued, after.collapsed)
         # after a rescue the snapshot is of components that are gone: take another
-        kept = () if bool(after.rescued.any()) else tuple(blocks)
-        state = replace(
-            state,
-            parameters=after.parameters,
-            step=state.step + 1,
-            rescues=state.rescues + sums.rescued,
+        kept = () if bool(after.rescued.any()) else state.blocks
+        state = ReducedState(
+            after.parameters,
+            state.step + 1,
+            state.rescues + sums.rescued,
             blocks=kept,
+            seed=state.seed,
         )
-        return state, sums.step(kernel.name)
+        return state, sums.step(kernel.ran)
 
     def _reduced(self, state: ReducedState, problem: Problem, kernel: Kernel) -> tuple[State, Step]:
-        family, parameters = state.parameters.family, state.parameters
-        snapshot = running = _total(list(state.blocks))
-        frame, sums = snapshot.frame, StepSums()
-        for number, batch in self._blocks(state, problem, known=len(state.blocks)):
-            old = state.blocks[number]
-            found = kernel.accumulate(batch.x, batch.w, parameters)
+        given, snapshot = state, _total(state.blocks)
+        for position, number, batch in self._blocks(state, problem, known=len(state.blocks)):
+            found = kernel.accumulate(batch.x, batch.w, state.parameters)
             if not found.is_finite():
-                return state, Step(math.nan, sums.rows, kernel=kernel.name)
-            scale = float(snapshot.rows / old.rows)
-            change = family.moved(found, frame) + old * -1.0
-            target = snapshot + change * scale
-            mixed = running * (1 - self.rate) + target * self.rate
-            sums.add(len(batch.x), found)
-            if not _valid(mixed, family):  # a block too small for the step size: leave this one out
-                continue
-            running = mixed
-            after = m_step(
-                running,
-                parameters,
-                floor=self.reg_covar,
-                rescue=_LATER,
-                spent=0,
-                blocks=(),
-                kernel=kernel,
-            )
-            sums.m_step(after)
-            parameters = after.parameters
-        state = replace(state, parameters=parameters, step=state.step + 1, blocks=())
-        return state, sums.step(kernel.name)
+                return given, Step(math.nan, state.sums.rows, kernel=kernel.ran)
+            state = self._learn(state, snapshot, number, batch, found, kernel)
+            state = replace(state, position=position)
+            problem.reached(state)
+        step = state.sums.step(kernel.ran)
+        parameters, rescues, seed = state.parameters, state.rescues, state.seed
+        return ReducedState(parameters, state.step + 1, rescues, seed=seed), step
+
+    def _learn(
+        self,
+        state: ReducedState,
+        snapshot: Moments,
+        number: int,
+        batch: Block,
+        found: Moments,
+        kernel: Kernel,
+    ) -> ReducedState:
+        """Move the statistics by what a block says beyond what it said at the snapshot; M-step."""
+        family, old = state.parameters.family, state.blocks[number]
+        sums = state.sums.e_step(len(batch.x), found)
+        scale = float(snapshot.rows / old.rows)
+        change = family.moved(found, snapshot.frame) + old * -1.0
+        target = snapshot + change * scale
+        running = snapshot if state.running is None else state.running
+        mixed = running * (1 - self.rate) + target * self.rate
+        if not _valid(mixed, family):  # a block too small for the step size: leave this one out
+            return replace(state, running=running, sums=sums)
+        after = m_step(
+            mixed,
+            state.parameters,
+            floor=self.reg_covar,
+            rescue=_LATER,
+            spent=0,
+            blocks=(),
+            kernel=kernel,
+        )
+        sums = sums.m_step(after.rescued, after.collapsed)
+        return replace(state, parameters=after.parameters, running=mixed, sums=sums)
 
 
-def _total(blocks: list[Moments]) -> Moments:
+def _total(blocks: tuple[Moments, ...]) -> Moments:
     total = blocks[0]
     for block in blocks[1:]:
         total = total + block
