@@ -237,3 +237,12 @@ def test_settings_stand_in_the_repr():
     assert method == EM(max_iter=7, reg_covar=0.5)
     with pytest.raises(AttributeError):
         method.max_iter = 8
+
+
+def test_a_fit_under_autocast_is_the_same_fit():
+    x = blobs(400, 2, separation=8.0, dtype=torch.float32)
+    plain, mixed = tg.GaussianMixture(3), tg.GaussianMixture(3)
+    expected = plain.fit(x, generator=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = mixed.fit(x, generator=0)
+    assert torch.equal(got.parameters.means, expected.parameters.means)

@@ -18,7 +18,7 @@ __all__ = ["ParquetTable"]
 # Without a buffer pyarrow reads the whole row group, however large it is.
 _BUFFER = 2**18
 # Rows that pyarrow decodes at a time: more cost memory, fewer cost time.
-_DECODED_ROWS = 2**15
+_DECODED_ROWS = 2**16
 # smaller batches than this are not worth handing to pyarrow's threads
 _THREADS_FROM = 2**14
 # what pyarrow holds of every column of a row group that is open: pages, dictionary, buffers
@@ -116,11 +116,11 @@ class ParquetTable(Table):
         w = None if self._weight is None else as_tensor(_column(batch.column(self._weight))[0])
         if len(features) == 1 and len(features[0]) > 1:  # one column of lists: as it lies
             return as_tensor(features[0].T), w
-        # one row of the buffer per column, then one transposition: the fastest way by far
+        # one row of the buffer per column; joining the pieces of a block transposes them
         kind = np.result_type(self._stored, *features)
         buffer = np.empty((self.n_features, batch.num_rows), kind)
         np.concatenate(features, out=buffer, casting="unsafe")
-        return as_tensor(buffer).T.contiguous(), w
+        return as_tensor(buffer).T, w
 
 
 def _column(column: Any) -> np.ndarray:

@@ -107,7 +107,7 @@ def recut(pieces: Iterator[Rows], skip: int, total: int, rows: int) -> Iterator[
         count += len(x)
         while count >= rows or (not total and count):
             x, w = cat_rows(waiting)
-            yield x[:rows], None if w is None else w[:rows]
+            yield x[:rows].contiguous(), None if w is None else w[:rows]
             waiting = [(x[rows:], None if w is None else w[rows:])]
             count = len(waiting[0][0])
         if not total:

@@ -12,6 +12,7 @@ import torch
 from .. import checks
 from ..data import Checked, as_source
 from ..errors import ConvergenceWarning, InputError
+from ..kernels import full_precision
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, Start, as_seeding
@@ -106,11 +107,12 @@ def fit(
         observer.on_start(problem, method, n_init)
     done: FitResult | None = None
     try:
-        while begun.run <= n_init:
-            if begun.state is None:
-                begun.state = climb.start(begun, seeding, mixture.n_components, mixture.family)
-            begun.best = _better(begun.best, climb.to_the_end(begun))
-            begun.run, begun.state, begun.history = begun.run + 1, None, []
+        with full_precision(mixture.device):  # sums in bfloat16 would be none
+            while begun.run <= n_init:
+                if begun.state is None:
+                    begun.state = climb.start(begun, seeding, mixture.n_components, mixture.family)
+                begun.best = _better(begun.best, climb.to_the_end(begun))
+                begun.run, begun.state, begun.history = begun.run + 1, None, []
         done = begun.best
     except BaseException as error:
         begun.keep(mixture)
