@@ -13,7 +13,7 @@ from torch import Tensor
 from .covariance import Family
 from .data import Block, Source
 from .errors import InputError, SingularCovarianceError
-from .kernels import labelled_sums, weighted_sums
+from .kernels import GivenSums, labelled_sums, weighted_sums
 from .kmeans import assign, kmeans, kmeans_plus_plus
 from .moments import Moments
 from .parameters import Parameters, from_moments
@@ -28,6 +28,8 @@ __all__ = [
     "Start",
     "as_seeding",
     "first_parameters",
+    "maximum",
+    "nearest_sums",
 ]
 
 # rows at a time where responsibilities or labels are made on the way: memory O(rows * K)
@@ -77,8 +79,7 @@ class KMeans(Seeding):
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-        blocks = _all_rows(source, block)
-        sums = labelled_sums(blocks, centres, family, lambda b: assign(b.x, centres)[0])
+        sums = nearest_sums(_all_rows(source, block), centres, family)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -108,9 +109,7 @@ class RandomRows(Seeding):
         block = _drawn(source, size, n_components, generator)
         chosen = torch.randperm(len(block.x), generator=generator)[:n_components]
         centres = block.take(chosen).x.double()
-        blocks = _all_rows(source, block)
-        sums = labelled_sums(blocks, centres, family, lambda b: assign(b.x, centres)[0])
-        moments = sums.moments()
+        moments = nearest_sums(_all_rows(source, block), centres, family).moments()
         pooled = family.pooled(moments) / moments.weight.sum(-1)
         counts = torch.full_like(moments.weight, float(moments.rows) / n_components)
         heads = counts.sum(-1, keepdim=True) if family.tied else counts
@@ -262,6 +261,11 @@ def _all_rows(source: Source, sample: Block) -> Iterable[Block]:
     return source.blocks() if source.replayable else [sample]
 
 
+def nearest_sums(blocks: Iterable[Block], centres: Tensor, family: Family) -> GivenSums:
+    """Moments about `centres (K, D)` of rows that each belong to the nearest one."""
+    return labelled_sums(blocks, centres, family, lambda block: assign(block.x, centres)[0])
+
+
 def first_parameters(
     moments: Moments, family: Family, floor: float, unit: float = 1.0
 ) -> Parameters:
@@ -282,6 +286,11 @@ def first_parameters(
             moments.rows,
             moments.frame,
         )
+    return maximum(moments, family, floor)
+
+
+def maximum(moments: Moments, family: Family, floor: float) -> Parameters:
+    """The M-step of a start; a covariance without spread and floor is an error."""
     parameters, hopeless = from_moments(moments, family, floor)
     if bool(hopeless.any()):
         raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)

@@ -66,7 +66,7 @@ def test_quadratic_keeps_the_contract_on_both_sides_of_its_limit(family, separat
 def test_the_edge_of_float32_lies_within_the_table_above(separation, fits):
     case = Case("edge", 16, 0, separation, 10)
     x, p = case.rows(torch.float32), case.start("diagonal")
-    assert Quadratic().fits(x, p, torch.float32) == fits
+    assert (torch.float32 in Quadratic().plan(x, p).dtypes) == fits
 
 
 def test_rows_far_from_where_the_mixture_expects_them_are_noticed():
@@ -74,7 +74,7 @@ def test_rows_far_from_where_the_mixture_expects_them_are_noticed():
     case = Case("elsewhere", 3, 3e3, 3, 1, k=1)
     x = case.rows(torch.float32)
     p = Case("origin", 3, 0, 0, 1, k=1).start("diagonal")
-    assert Quadratic().fits(x, p, torch.float32)
+    assert torch.float32 in Quadratic().plan(x, p).dtypes
     got, _ = from_moments(Quadratic().accumulate(x, None, p), p.family, 1e-6)
     exact, _ = from_moments(Dense().accumulate(x.double(), None, p), p.family, 1e-6)
     assert whitened_errors(got, exact)[1] < CONTRACT

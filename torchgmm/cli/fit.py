@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import __version__
 from ..checkpoint import Checkpoint, read_checkpoint
 from ..covariance import families
 from ..data import Recipe, Source, as_source
@@ -22,7 +21,17 @@ from ..seeding import Seeding
 from ..store import load, save
 from . import INTERRUPTED, say
 from .outputs import check_folder, replaced
-from .parsing import add_config, add_data, as_recipe, config_folder, new_parser, parse
+from .parsing import (
+    add_config,
+    add_data,
+    as_recipe,
+    config_folder,
+    config_text,
+    described,
+    new_parser,
+    parse,
+    use_threads,
+)
 from .pictures import PICTURES, Subject, choose, draw
 from .record import Recorder, Report, print_table
 from .scoring import score_of
@@ -191,10 +200,7 @@ def fit(words: list[str]) -> int:
 
 def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
     """Everything that can go wrong before the work, in the order of its cost."""
-    if options.threads is not None:
-        if options.threads < 1:
-            raise InputError(f"threads must be at least 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     names = [_MIXTURE, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT]
     folder = None if options.out is None else check_folder(options.out, names)
     built = parser.instantiate(options)
@@ -222,7 +228,7 @@ def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
         folder=folder,
         resume=_resumption(folder) if options.resume else None,
         checkpoint=built.checkpoint,
-        config=f"# as torchgmm {__version__} ran it\n{parser.dump(resolved, skip_unset=False)}",
+        config=config_text(parser, resolved),
         began=began,
     )
 
@@ -252,8 +258,7 @@ def _start(init: Seeding | str) -> Any:
 def _resolved(options: Namespace, recipe: Recipe, folder: Path | None, picture: str) -> Namespace:
     """The options as they ran: paths absolute, choices made."""
     resolved = options.clone()
-    kind = type(recipe)
-    resolved["data"] = {"class_path": f"torchgmm.data.{kind.__name__}", "init_args": vars(recipe)}
+    resolved["data"] = described(recipe)
     resolved["threads"] = torch.get_num_threads()
     resolved["picture"] = picture
     if isinstance(resolved["init"], str) and Path(resolved["init"]).is_file():

@@ -9,14 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from ..data import Files, Recipe, table_suffixes
-from ..errors import MissingExtraError
+from ..errors import InputError, MissingExtraError
 from . import UsageError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-__all__ = ["add_config", "add_data", "as_recipe", "config_folder", "new_parser", "parse"]
+__all__ = [
+    "add_config",
+    "add_data",
+    "as_recipe",
+    "config_folder",
+    "config_text",
+    "described",
+    "new_parser",
+    "parse",
+    "use_threads",
+]
 
 DATA_HELP = (
     f"the rows: a file ({', '.join(table_suffixes())}), a folder or a pattern of such files, or "
@@ -79,6 +90,27 @@ def config_folder(options: Namespace) -> Path | None:
     """Where the (last) config file lies; None if there was none."""
     paths = [path for path in options.get("config") or () if path is not None]
     return Path(str(paths[-1].absolute)).parent if paths else None
+
+
+def use_threads(threads: int | None) -> None:
+    """As `--threads` says."""
+    import torch
+
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
+
+
+def described(recipe: Recipe) -> dict[str, object]:
+    """A recipe as a config names it."""
+    return {"class_path": f"torchgmm.data.{type(recipe).__name__}", "init_args": vars(recipe)}
+
+
+def config_text(parser: ArgumentParser, resolved: Namespace) -> str:
+    """The config as it ran."""
+    return f"# as torchgmm {__version__} ran it\n{parser.dump(resolved, skip_unset=False)}"
 
 
 def as_recipe(data: Recipe | str, beside: Path | None) -> Recipe:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import __version__
 from ..covariance import families
 from ..data import as_source
-from ..errors import InputError, MissingExtraError
+from ..errors import MissingExtraError
 from ..fitting import Method, Stop
 from ..selection import Candidate, Selection
 from ..selection import select as run_select
@@ -21,11 +20,21 @@ from ..selection.criteria import CRITERIA
 from ..store import save
 from . import UsageError, say
 from .outputs import check_folder, replaced
-from .parsing import add_config, add_data, as_recipe, config_folder, new_parser, parse
+from .parsing import (
+    add_config,
+    add_data,
+    as_recipe,
+    config_folder,
+    config_text,
+    described,
+    new_parser,
+    parse,
+    use_threads,
+)
 from .record import print_table
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import ArgumentParser
 
 __all__ = ["select", "select_parser"]
 
@@ -90,10 +99,7 @@ def select(words: list[str]) -> int:
     began = time.perf_counter()
     parser = select_parser()
     options = parse(parser, words)
-    if options.threads is not None:
-        if options.threads < 1:
-            raise InputError(f"threads must be at least 1, got {options.threads}")
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     names = [_MIXTURE, _TABLE, _RESULT, _PICTURE, _CONFIG]
     folder = None if options.out is None else check_folder(options.out, names)
     built = parser.instantiate(options)
@@ -116,12 +122,11 @@ def select(words: list[str]) -> int:
     written = "nothing: give --out FOLDER"
     if folder is not None:
         resolved = options.clone()
-        kind = f"torchgmm.data.{type(recipe).__name__}"
-        resolved["data"] = {"class_path": kind, "init_args": vars(recipe)}
+        resolved["data"] = described(recipe)
         resolved["n_components"] = counts
         resolved["threads"] = torch.get_num_threads()
         resolved["out"] = str(folder)
-        files = _write(found, folder, _config(parser, resolved), time.perf_counter() - began)
+        files = _write(found, folder, config_text(parser, resolved), time.perf_counter() - began)
         written = f"{folder}: {', '.join(files)}"
     print_table("torchgmm select", [*_lines(found), ("written", written)])
     return 0
@@ -181,10 +186,6 @@ def _draw(found: Selection, file: Path) -> None:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     found.plot(figure.add_subplot())
     figure.savefig(file, format="png", dpi=120)
-
-
-def _config(parser: ArgumentParser, resolved: Namespace) -> str:
-    return f"# as torchgmm {__version__} ran it\n{parser.dump(resolved, skip_unset=False)}"
 
 
 def _counts(given: Sequence[int] | int | str) -> list[int]:

@@ -11,7 +11,7 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import Method, Problem, State, Step, own_state
 from .blocks import require_replay
-from .mstep import m_step
+from .mstep import MStep, m_step
 from .rescue import Rescue
 
 __all__ = ["EM", "EMState"]
@@ -67,18 +67,30 @@ class EM(Method):
         moments, rows = self._pass(state, problem, kernel)
         if not moments.is_finite():
             return state, Step(float("nan"), rows, kernel=kernel.ran)
+        after, step = self._maximised(moments, rows, state, problem, kernel)
+        return EMState(after.parameters, state.step + 1, state.rescues + step.rescued), step
+
+    def _maximised(
+        self,
+        moments: Moments,
+        rows: int,
+        state: EMState,
+        problem: Problem,
+        kernel: Kernel,
+        at: Parameters | None = None,
+    ) -> tuple[MStep, Step]:
+        """The M-step after a pass under the current mixture (or `at`), and the report of both."""
         after = m_step(
             moments,
-            state.parameters,
+            state.parameters if at is None else at,
             floor=self.reg_covar,
             rescue=self.rescue,
             spent=state.rescues,
             blocks=problem.source.blocks(),
             kernel=kernel,
         )
-        n_rescued = int(after.rescued.sum())
-        step = Step(float(moments.mean_log_prob), rows, 0.0, n_rescued, after.collapsed, kernel.ran)
-        return EMState(after.parameters, state.step + 1, state.rescues + n_rescued), step
+        level, rescued = float(moments.mean_log_prob), int(after.rescued.sum())
+        return after, Step(level, rows, 0.0, rescued, after.collapsed, kernel.ran)
 
     def _pass(
         self, state: EMState, problem: Problem, kernel: Kernel, at: Parameters | None = None

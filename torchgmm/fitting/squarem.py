@@ -14,7 +14,7 @@ from ..parameters import Parameters
 from .base import Problem, State, Step, StepSums, own_state
 from .blocks import require_replay
 from .em import EM, EMState
-from .mstep import MStep, m_step
+from .mstep import MStep
 
 __all__ = ["SQUAREM", "SquaremState"]
 
@@ -77,26 +77,14 @@ class SQUAREM(EM):
         given = state = own_state(self, state, SquaremState)
         require_replay(problem, "SQUAREM reads all rows at every step", "use OnlineEM")
         kernel = as_kernel(self.kernel)
-        before = state.parameters if state.ahead is None else state.ahead
-        moments, rows = self._pass(state, problem, kernel, before)
+        moments, rows = self._pass(state, problem, kernel, state.ahead)
         if state.ahead is not None and not float(moments.mean_log_prob) >= state.level:
             state = _fallen_back(state, rows)
-            before = state.parameters
             moments, rows = self._pass(state, problem, kernel)
         if not moments.is_finite():
             return given, Step(math.nan, rows, kernel=kernel.ran)
-        after = m_step(
-            moments,
-            before,
-            floor=self.reg_covar,
-            rescue=self.rescue,
-            spent=state.rescues,
-            blocks=problem.source.blocks(),
-            kernel=kernel,
-        )
-        level, n_rescued = float(moments.mean_log_prob), int(after.rescued.sum())
-        step = Step(level, rows, 0.0, n_rescued, after.collapsed, kernel.ran)
-        return _next(state, after, level, n_rescued), step
+        after, step = self._maximised(moments, rows, state, problem, kernel, state.ahead)
+        return _next(state, after, step), step
 
 
 def _fallen_back(state: SquaremState, rows: int) -> SquaremState:
@@ -110,12 +98,12 @@ def _fallen_back(state: SquaremState, rows: int) -> SquaremState:
     )
 
 
-def _next(state: SquaremState, after: MStep, level: float, n_rescued: int) -> SquaremState:
+def _next(state: SquaremState, after: MStep, step: Step) -> SquaremState:
     """The state after a step: on within the cycle, or at the start of the next."""
     plain = SquaremState(
-        after.parameters, state.step + 1, state.rescues + n_rescued, longest=state.longest
+        after.parameters, state.step + 1, state.rescues + step.rescued, longest=state.longest
     )
-    if n_rescued:  # a component that was replaced has no direction
+    if step.rescued:  # a component that was replaced has no direction
         return plain
     if state.stage == _FIRST:
         return replace(plain, stage=_SECOND, earlier=state.parameters)
@@ -131,7 +119,7 @@ def _next(state: SquaremState, after: MStep, level: float, n_rescued: int) -> Sq
         plain,
         stage=_TRIAL,
         ahead=ahead,
-        level=level,
+        level=step.log_likelihood,
         stride=stride,
     )
 

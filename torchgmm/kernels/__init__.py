@@ -6,7 +6,7 @@ from .auto import Auto
 from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
 from .dense import Dense, joint_log_prob
-from .given import labelled_sums, weighted_sums
+from .given import GivenSums, labelled_sums, weighted_sums
 from .operators import full_precision, score
 from .quadratic import Quadratic
 from .screened import Screened
@@ -14,6 +14,7 @@ from .screened import Screened
 __all__ = [
     "Auto",
     "Dense",
+    "GivenSums",
     "Kernel",
     "Quadratic",
     "Screened",

@@ -17,7 +17,7 @@ from .base import Kernel, register, soft_assign
 from .dense import Dense
 from .features import Features, Linear, features_of
 
-__all__ = ["Quadratic"]
+__all__ = ["Quadratic", "QuadraticPlan"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,19 @@ _MOST_ROWS = 8192
 _TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
 _AT_REST = 1e-30
+
+
+@dataclass(frozen=True)
+class QuadraticPlan:
+    """What is known before a pass.
+
+    Attributes:
+        features: of the mixture.
+        dtypes: in which its products may be made, the cheapest first; none where none would do.
+    """
+
+    features: Features
+    dtypes: tuple[torch.dtype, ...]
 
 
 @register
@@ -81,20 +94,27 @@ class Quadratic(Kernel):
             yield part, rounded.copy_(joint.clamp_(min=-limit))
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
+        return self.planned(x, w, parameters, self.plan(x, parameters))
+
+    def plan(self, x: Tensor, parameters: Parameters) -> QuadraticPlan:
+        """The features, and the dtypes in which products are expected to keep the rows' digits."""
         features, limits = _about_the_middle(parameters, x.dtype), _LIMITS[x.dtype]
-        for dtype in dict.fromkeys((x.dtype, torch.float64)):
-            if _expected_to_hold(features, dtype, limits):
-                found = _sums(features, x, w, dtype, self.budget)
-                if found is not None:
-                    return found
+        both = dict.fromkeys((x.dtype, torch.float64))
+        dtypes = tuple(d for d in both if _expected_to_hold(features, d, limits))
+        return QuadraticPlan(features, dtypes)
+
+    def planned(
+        self, x: Tensor, w: Tensor | None, parameters: Parameters, plan: QuadraticPlan
+    ) -> Moments:
+        """`accumulate` with a plan at hand."""
+        for dtype in plan.dtypes:
+            found = _sums(plan.features, x, w, dtype, self.budget)
+            if found is not None:
+                return found
         return self._dense().accumulate(x, w, parameters)
 
     def _dense(self) -> Dense:
-        return Dense(max(self.budget, 16 * 2**20))
-
-    def fits(self, x: Tensor, parameters: Parameters, dtype: torch.dtype) -> bool:
-        """Whether products in `dtype` are expected to keep the digits of these rows."""
-        return _expected_to_hold(_about_the_middle(parameters, x.dtype), dtype, _LIMITS[x.dtype])
+        return Dense(self.budget)
 
 
 class _Chunks:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register
+from .costs import pair_cost, screening_cost
 from .dense import Dense, in_plain_coordinates
 from .pairs import Chosen, Pairs, nats_of
 from .screen import Screen, Turned, turned
@@ -25,10 +26,6 @@ _COVERED = 0.99  # of the rows, at the first look
 # Rows of a chunk: at least, and for every component, so that its pairs fill whole tiles.
 _CHUNK_ROWS, _SHARING_ROWS = 2**16, 2**8
 _TILE_BYTES = 2**21  # of bounds; features may take eight times as much
-# One elementwise operation on one number costs about as much as so many of a float32 matrix product
-# (measured on two AVX-512 cores; buffers near the cache).
-_PER_PAIR = 300  # sorting a pair into its tile and its row, in elementwise operations
-_ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Screened(Kernel):
         return in_plain_coordinates(moments, parameters, x.dtype)
 
     def _dense(self) -> Dense:
-        return Dense(max(self.budget, 16 * 2**20) if self.budget > 2**20 else self.budget)
+        return Dense(2 * self.budget)  # of a chunk's two buffers: the default is that of `Dense`
 
     def _batch(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         shape, each = parameters.batch_shape, []
@@ -167,9 +164,7 @@ def best_plan(x: Tensor, parameters: Parameters, mixture: Turned) -> Plan | None
     best, nats = joint.amax(0), nats_of(x.dtype, k)
     matrix = parameters.family.n_axes == 2
     candidates = sorted({p for p in (4, 8, 12, 16, 32) if p < d} | {d}) if matrix else [d]
-    each = elementwise(x.dtype)
-    products = 1.0 if x.dtype == torch.float32 else 2.2
-    pair = 4.0 * products * d * (d if matrix else 1) + (18 * d + _PER_PAIR) * each
+    pair = pair_cost(parameters, x.dtype)
     plans = []
     for p in candidates:
         screen = Screen(mixture, p, x.dtype)
@@ -182,21 +177,8 @@ def best_plan(x: Tensor, parameters: Parameters, mixture: Turned) -> Plan | None
         gap = float(gaps[int(_COVERED * (len(gaps) - 1))])
         margin = nats + max(gap, 0.0)
         kept = max(1.0, float((u >= top - margin).sum()) / len(probe))
-        screening = 2.0 * products * screen.size * k + (screen.size + 4 * k) * each
+        screening = screening_cost(parameters, screen.size, x.dtype)
         plans.append(Plan(p, screening + kept * pair, kept, margin))
         if (kept - 1) * pair < screening:  # more coordinates cost more than they could dismiss
             break
     return min(plans, key=lambda plan: plan.cost, default=None)
-
-
-def elementwise(dtype: torch.dtype) -> float:
-    """What one elementwise operation costs, in operations of a float32 matrix product."""
-    return _ELEMENTWISE[dtype]
-
-
-def dense_cost(parameters: Parameters, dtype: torch.dtype) -> float:
-    """What `Dense` costs per row, in operations of a float32 matrix product."""
-    k, d = parameters.means.shape[-2:]
-    products = 4.0 * d * d if parameters.family.n_axes == 2 else 0.0
-    factor = 1.0 if dtype == torch.float32 else 2.2
-    return k * (factor * products + (2 * d + 100) * elementwise(dtype))

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ..covariance import Family
 from ..data import Block, Source
-from ..kernels import as_kernel, labelled_sums
-from ..kernels.given import GivenSums
-from ..kmeans import assign, kmeans, kmeans_plus_plus
+from ..kernels import GivenSums, as_kernel
+from ..kmeans import kmeans, kmeans_plus_plus
 from ..parameters import Parameters
-from ..seeding import Seeding, first_parameters
+from ..seeding import Seeding, first_parameters, nearest_sums
 
 __all__ = ["Centres", "Sample", "Split"]
 
@@ -36,9 +35,7 @@ class Centres(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        sums = labelled_sums(
-            source.blocks(), self.centres, family, lambda b: assign(b.x, self.centres)[0]
-        )
+        sums = nearest_sums(source.blocks(), self.centres, family)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 

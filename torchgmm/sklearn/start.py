@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..covariance import Family
 from ..data import Block, Source
-from ..errors import InputError, SingularCovarianceError
+from ..errors import InputError
 from ..kernels import labelled_sums, weighted_sums
 from ..moments import Moments
-from ..parameters import Parameters, from_moments
-from ..seeding import Seeding
+from ..parameters import Parameters
+from ..seeding import Seeding, maximum
 from .attributes import scale_from_cholesky
 
 __all__ = ["AsScikitLearn", "Given", "check_given"]
@@ -52,10 +52,7 @@ class AsScikitLearn(Seeding):
         generator: torch.Generator,
     ) -> Parameters:
         moments = _DRAWN[self.init_params](self, source, n_components, family)
-        parameters, hopeless = from_moments(moments, family, floor)
-        if bool(hopeless.any()):
-            raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
-        return parameters
+        return maximum(moments, family, floor)
 
     def clusters(self, source: Source, n_components: int, family: Family) -> Moments:
         """Every row belongs to its cluster of k-means."""

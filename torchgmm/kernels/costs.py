@@ -1,0 +1,60 @@
+"""What a kernel costs per row, in operations of a float32 matrix product: what `auto` compares.
+
+The constants were measured on two AVX-512 cores with buffers near the cache (see `benchmarks/`).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..parameters import Parameters
+
+__all__ = ["dense_cost", "elementwise", "pair_cost", "product", "quadratic_cost", "screening_cost"]
+
+_PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
+_ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
+# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row.
+_SOFT_MAX, _PER_PAIR = 10, 300
+
+
+def product(dtype: torch.dtype) -> float:
+    """One operation of a matrix product."""
+    return _PRODUCT[dtype]
+
+
+def elementwise(dtype: torch.dtype) -> float:
+    """One elementwise operation on one number."""
+    return _ELEMENTWISE[dtype]
+
+
+def _quadratic_form(p: Parameters) -> int:
+    """Numbers of a factor: what whitening one row multiplies."""
+    return p.n_features ** (2 if p.family.n_axes == 2 else 1)
+
+
+def dense_cost(p: Parameters, dtype: torch.dtype) -> float:
+    """Every pair whitened."""
+    products = 4.0 * _quadratic_form(p) if p.family.n_axes == 2 else 0.0
+    each = product(dtype) * products + (2 * p.n_features + 100) * elementwise(dtype)
+    return p.n_components * each
+
+
+def quadratic_cost(p: Parameters, dtype: torch.dtype) -> float:
+    """Two products with all features."""
+    k, d = p.n_components, p.n_features
+    size = d + 1 if p.family.tied else 2 * d + 1
+    if p.family.n_axes == 2:
+        size = d + 1 + d * d // k if p.family.tied else d * (d + 3) // 2 + 1
+    return product(dtype) * 4 * k * size + (size + _SOFT_MAX * k) * elementwise(dtype)
+
+
+def screening_cost(p: Parameters, size: int, dtype: torch.dtype) -> float:
+    """Bounds of all pairs from `size` features, and the comparisons with them."""
+    k = p.n_components
+    return 2.0 * product(dtype) * size * k + (size + 4 * k) * elementwise(dtype)
+
+
+def pair_cost(p: Parameters, dtype: torch.dtype) -> float:
+    """One pair that was kept."""
+    products = 4.0 * product(dtype) * _quadratic_form(p)
+    return products + (18 * p.n_features + _PER_PAIR) * elementwise(dtype)
