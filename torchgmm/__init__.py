@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .fitting import VarianceReducedEM as VarianceReducedEM
     from .fitting import fit as fit
     from .mixture import GaussianMixture as GaussianMixture
+    from .mixture import stack as stack
     from .observers import JsonLines as JsonLines
     from .observers import LogLines as LogLines
     from .observers import Progress as Progress
@@ -108,6 +109,7 @@ _ROOM = {
     "save": "store",
     "save_state": "checkpoint",
     "select": "selection",
+    "stack": "mixture",
 }
 __all__ = ["__version__", *_ROOM]
 

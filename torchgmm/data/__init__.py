@@ -9,6 +9,7 @@ from .datasets import DatasetSource
 from .door import as_source
 from .encoder import Encoded
 from .files import read_table, table_suffixes
+from .groups import Groups, as_groups
 from .loaders import LoaderSource
 from .recipes import Bundled, Files, ImagePatches, Recipe
 from .shards import ShardSource
@@ -21,12 +22,14 @@ __all__ = [
     "DatasetSource",
     "Encoded",
     "Files",
+    "Groups",
     "ImagePatches",
     "Indexed",
     "LoaderSource",
     "Recipe",
     "ShardSource",
     "Source",
+    "as_groups",
     "as_source",
     "read_table",
     "table_suffixes",

@@ -17,6 +17,7 @@ from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, Start, as_seeding
 from .base import Method, Problem, State, Status
+from .batch import Batch
 from .climb import Begun, Climb
 from .em import EM
 from .events import FitResult, Observer, Resumption
@@ -43,6 +44,7 @@ def fit(
     observers: Sequence[Observer] = (),
     resume: Resumption | None = None,
     state: State | None = None,
+    groups: Any = None,
 ) -> FitResult:
     """Fit a mixture to data, in place, and say how it went.
 
@@ -68,6 +70,7 @@ def fit(
         observers: told about every step.
         resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
             else must be as it was then.
+        groups: for a batch of mixtures, the number of the mixture that each row belongs to.
         state: go on with *other* rows from the `state` of an earlier result, in place of `init`.
             `OnlineEM` keeps what it has learnt and its clock; the other methods, whose statistics
             are of the rows before, keep the parameters.
@@ -92,6 +95,14 @@ def fit(
     """
     method = EM() if method is None else method
     checks.check_count("n_init", n_init)
+    if mixture.batch_shape:
+        if resume is not None or state is not None:
+            raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
+        batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
+        rows = batch.open(data, weights, groups, encoder)
+        return batch.fit(rows, _seeding(init, mixture), n_init, _as_generator(generator))
+    if groups is not None:
+        raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()
     source = _open(mixture, data, weights, encoder, few=state is not None)
     problem = Problem(Watched(source, watch), _as_generator(generator), watch)
@@ -142,11 +153,6 @@ def _level(result: FitResult) -> float:
 
 
 def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, few: bool) -> Checked:
-    if mixture.batch_shape:
-        raise InputError(
-            f"a fit is of one mixture, this one is a batch of shape {tuple(mixture.batch_shape)}: "
-            "fit them one by one and join their parameters"
-        )
     if isinstance(data, torch.Tensor) and data.device not in (CPU, mixture.device):
         raise InputError(f"rows are on {data.device}, the mixture on {mixture.device}: move one")
     source = as_source(data, weights, encoder=encoder)

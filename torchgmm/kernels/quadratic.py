@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..covariance import Family
+from ..errors import InputError
+from ..kmeans import one_hot_least
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register, soft_assign
+from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
+from .turns import turns
 
-__all__ = ["Quadratic", "QuadraticPlan"]
+__all__ = ["Quadratic", "QuadraticPlan", "nearest_moments"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class _Limits:
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
+_ANY = _Limits(math.inf, math.inf)
 _MOST_ROWS = 8192
 _TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
@@ -155,14 +160,54 @@ def _about_the_middle(parameters: Parameters, dtype: torch.dtype) -> Features:
     return features_of(exact, centre.to(dtype).double())
 
 
+def nearest_moments(
+    x: Tensor,  # (N, D) or (B, N, D)
+    w: Tensor | None,  # (N,) or (B, N)
+    centres: Tensor,  # (B, K, D), float64
+    family: Family,
+) -> Moments:
+    """Moments in float64 about the centres, of rows that each belong to the nearest one.
+
+    An E-step of components of equal weight and unit covariance, made hard.
+    """
+    b, k, d = centres.shape
+    scale = centres.new_zeros(b, *family.scale_shape(k, d))  # unit covariances
+    unit = Parameters(torch.zeros_like(centres[..., 0]), centres, scale, family)
+    parts = [_nearest_of(rows, own, some) for _, some, rows, (own,) in turns(unit, x, w)]
+    return Moments.cat(parts)
+
+
+def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
+    if dense_cost(unit, torch.float64) < quadratic_cost(unit, torch.float64):
+        weights = None if w is None else w.double()
+        found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
+        return replace(found, frame=unit.means)
+    features = _about_the_middle(unit, x.dtype)
+    sums = _sums(features, x, w, torch.float64, Quadratic().budget, _hard_assign, _ANY)
+    if sums is None:
+        raise InputError("the sums of these rows are not finite: rescale the columns")
+    return sums
+
+
+def _hard_assign(log_joint: Tensor) -> tuple[Tensor, Tensor]:
+    return one_hot_least(-log_joint), log_joint.amax(-2)
+
+
 def _sums(
-    features: Features, x: Tensor, w: Tensor | None, dtype: torch.dtype, budget: int
+    features: Features,
+    x: Tensor,
+    w: Tensor | None,
+    dtype: torch.dtype,
+    budget: int,
+    assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
+    limits: _Limits | None = None,
 ) -> Moments | None:
     """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
+    limits = _LIMITS[x.dtype] if limits is None else limits
     work = _Chunks(features, x, dtype, budget)
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
-        r, row_log_prob = soft_assign(joint)
+        r, row_log_prob = assign(joint)
         chunk_w = None if w is None else w[..., part].to(dtype)
         if isinstance(features, Linear):
             z = work.layout.linear
@@ -177,7 +222,7 @@ def _sums(
             log_prob = log_prob + (row_log_prob.double() * chunk_w).sum(-1)
         sums = sums + work.layout.sums(r).double()
     rows = total.to(log_prob.device).expand(log_prob.shape)
-    return _moments(features, sums, scatter, log_prob, rows, dtype, _LIMITS[x.dtype])
+    return _moments(features, sums, scatter, log_prob, rows, dtype, limits)
 
 
 def _moments(
