@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..covariance import Family
 from ..errors import InputError
-from ..kmeans import one_hot_least
+from ..kmeans import one_hot
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register, soft_assign
@@ -80,7 +80,7 @@ class Quadratic(Kernel):
         self.budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
-        features = _about_the_middle(parameters, x.dtype)
+        features = _about_the_middle(parameters, x)
         # float64 whatever the rows are: single log-probabilities are not averaged over rows
         if not _expected_to_hold(features, torch.float64, _SINGLE):
             yield from self._dense().log_joint(x, parameters)
@@ -103,7 +103,7 @@ class Quadratic(Kernel):
 
     def plan(self, x: Tensor, parameters: Parameters) -> QuadraticPlan:
         """The features, and the dtypes in which products are expected to keep the rows' digits."""
-        features, limits = _about_the_middle(parameters, x.dtype), _LIMITS[x.dtype]
+        features, limits = _about_the_middle(parameters, x), _LIMITS[x.dtype]
         both = dict.fromkeys((x.dtype, torch.float64))
         dtypes = tuple(d for d in both if _expected_to_hold(features, d, limits))
         return QuadraticPlan(features, dtypes)
@@ -128,11 +128,12 @@ class _Chunks:
     def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
         p = features.parameters
         self._features, self._dtype = features, dtype
-        self._x = x if x.dim() > 2 else x.expand(*p.batch_shape, *x.shape)
-        self._theta = features.coefficients().to(dtype)
+        self._x = x if x.dim() > 2 else x.expand(*features.batch, *x.shape)
+        theta = features.coefficients().to(dtype)
+        self._theta = theta.reshape(*features.batch, -1, features.size)
         self._shape = (*p.batch_shape, p.n_components)
-        each = features.size + 2 * p.n_components
-        width = each * max(1, math.prod(p.batch_shape)) * dtype.itemsize
+        numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
+        width = numbers * dtype.itemsize
         # sums over more rows than this wear out in float32
         most = _MOST_ROWS if dtype == torch.float32 else x.shape[-2]
         self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
@@ -149,15 +150,23 @@ class _Chunks:
             same = chunk.dtype == self._dtype
             self._features.load(chunk if same else chunk.to(self._dtype), self.layout)
             n = part.stop - start
-            joint = self._joint[: math.prod(self._shape) * n].view(*self._shape, n)
-            yield part, self.layout.joint(self._theta, joint)
+            flat = self._joint[: math.prod(self._shape) * n]
+            self.layout.joint(self._theta, flat.view(*self._theta.shape[:-1], n))
+            yield part, flat.view(*self._shape, n)
+
+    def sums(self, r: Tensor) -> Tensor:
+        """`R phi^T (*B, K, P)` of the chunk under way."""
+        own = r.reshape(*self._theta.shape[:-1], r.shape[-1])
+        return self.layout.sums(own).reshape(*self._shape, -1)  # type: ignore[no-any-return]
 
 
-def _about_the_middle(parameters: Parameters, dtype: torch.dtype) -> Features:
+def _about_the_middle(parameters: Parameters, x: Tensor) -> Features:
     exact = parameters.to(torch.float64)
     centre = (exact.log_weights.exp().unsqueeze(-1) * exact.means).sum(-2)
+    if x.dim() == 2 and exact.batch_shape and not exact.family.tied:
+        centre = centre.reshape(-1, centre.shape[-1]).mean(0)
     # a number that the rows could hold: then x - c is exact where the digits are
-    return features_of(exact, centre.to(dtype).double())
+    return features_of(exact, centre.to(x.dtype).double())
 
 
 def nearest_moments(
@@ -182,7 +191,7 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
         weights = None if w is None else w.double()
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
-    features = _about_the_middle(unit, x.dtype)
+    features = _about_the_middle(unit, x)
     sums = _sums(features, x, w, torch.float64, Quadratic().budget, _hard_assign, _ANY)
     if sums is None:
         raise InputError("the sums of these rows are not finite: rescale the columns")
@@ -190,7 +199,8 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
 
 
 def _hard_assign(log_joint: Tensor) -> tuple[Tensor, Tensor]:
-    return one_hot_least(-log_joint), log_joint.amax(-2)
+    top = log_joint.amax(-2, keepdim=True)
+    return one_hot(torch.sub(top, log_joint, out=log_joint)), top.squeeze(-2)
 
 
 def _sums(
@@ -220,7 +230,7 @@ def _sums(
             r.mul_(chunk_w.unsqueeze(-2))
             total = total + chunk_w.double().sum(-1)
             log_prob = log_prob + (row_log_prob.double() * chunk_w).sum(-1)
-        sums = sums + work.layout.sums(r).double()
+        sums = sums + work.sums(r).double()
     rows = total.to(log_prob.device).expand(log_prob.shape)
     return _moments(features, sums, scatter, log_prob, rows, dtype, limits)
 
