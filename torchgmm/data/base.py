@@ -24,7 +24,7 @@ _WINDOW_BYTES = 32 * 2**20
 class Block:
     """Some consecutive rows with their weights."""
 
-    x: Tensor  # (n, D)
+    x: Tensor  # (n, D), row by row or column by column: as it was read
     w: Tensor | None  # (n,), or None where every weight is 1
     start: int  # number of the first row in the whole data set
     kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
@@ -60,6 +60,8 @@ class Source(ABC):
         replayable: whether the rows can be read again; a one-pass stream cannot.
         stable: whether every pass gives them in the same order; a loader that shuffles does not.
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
+        decodes: whether reading them keeps all cores busy, so that it only pays where some are
+            idle.
     """
 
     n_features: int
@@ -68,6 +70,7 @@ class Source(ABC):
     replayable: bool = True
     stable: bool = True
     reads: bool = False
+    decodes: bool = False
 
     @property
     def row_bytes(self) -> int:

@@ -17,6 +17,7 @@ from .. import checks
 from ..errors import InputError
 from .arrays import ArraySource
 from .base import Block, Indexed, join, through_window
+from .buffers import Buffers
 from .files import Paths, find_files, open_table, reading
 from .tables import Choice, Table
 
@@ -86,6 +87,10 @@ class ShardSource(Indexed):
         self._tables = [table for table in _open_all(files, choice) if table.n_rows]
         if not self._tables:
             raise InputError(f"{files[0]}{' and the others' * (len(files) > 1)}: no rows")
+        self.decodes = any(table.decodes for table in self._tables)
+        buffers = Buffers()
+        for table in self._tables:
+            table.buffers = buffers
         self.shape = self._tables[0].shape
         if not rows_of_any_shape and len(self.shape) != 1:
             try:

@@ -184,7 +184,8 @@ class Dense(Kernel):
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))
             d, z, flat = space.views(part.stop - start)
-            torch.sub(x[..., part, :].unsqueeze(-3), prepared.centre, out=d)
+            chunk = x[..., part, :].contiguous()  # read K times
+            torch.sub(chunk.unsqueeze(-3), prepared.centre, out=d)
             parameters.family.whiten(d, prepared.whitener, prepared.shift, z)
             squares = torch.mul(z, z, out=d)
             yield part, Whitened(z, squares, torch.sum(squares, -1, out=flat)), flat

@@ -105,7 +105,7 @@ class Products(Features):
         return Columns(self.offset.shape[:-2], self.d, self.n_second, rows, like)
 
     def load(self, x: Tensor, layout: Columns) -> None:
-        room = layout.room(x.shape[-2])
+        room = layout.room(x)
         torch.sub(x.mT, self.centre.to(room.dtype).unsqueeze(-1), out=room)
         layout.multiply()
 
@@ -145,7 +145,7 @@ class Squares(Features):
         return Rows(self.offset.shape[:-2], self.d, self.n_second, rows, like)
 
     def load(self, x: Tensor, layout: Rows) -> None:
-        room = layout.room(x.shape[-2])
+        room = layout.room(x)
         torch.sub(x, self.centre.to(room.dtype).unsqueeze(-2), out=room)
         layout.square()
 
@@ -184,7 +184,7 @@ class Linear(Features):
         return Rows(self.offset.shape[:-2], self.d, 0, rows, like)
 
     def load(self, x: Tensor, layout: Rows) -> None:
-        room = layout.room(x.shape[-2])
+        room = layout.room(x)
         y = (x - self.centre.to(room.dtype).unsqueeze(-2)).unsqueeze(-3)  # (*B, 1, n, D)
         whitener = self._whitener.to(room.dtype).contiguous()
         self.family.whiten(y, whitener, None, room.unsqueeze(-3))
