@@ -122,7 +122,7 @@ class _Chunks:
 
     def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
         p = features.parameters
-        self._features, self._dtype = features, dtype
+        self._features = features
         self._x = x if x.dim() > 2 else x.expand(*p.batch_shape, *x.shape)
         self._theta = features.coefficients().to(dtype)
         self._shape = (*p.batch_shape, p.n_components)
@@ -140,9 +140,7 @@ class _Chunks:
         n_rows = self._x.shape[-2]
         for start in range(0, n_rows, self._rows):
             part = slice(start, min(start + self._rows, n_rows))
-            chunk = self._x[..., part, :]
-            same = chunk.dtype == self._dtype
-            self._features.load(chunk if same else chunk.to(self._dtype), self.layout)
+            self._features.load(self._x[..., part, :], self.layout)
             n = part.stop - start
             joint = self._joint[: math.prod(self._shape) * n].view(*self._shape, n)
             yield part, self.layout.joint(self._theta, joint)
@@ -214,8 +212,8 @@ def _expected_to_hold(features: Features, dtype: torch.dtype, limits: _Limits) -
         spread = features.whitened.abs() + 1
     else:
         unit = p.family.unit_second(torch.ones_like(p.logits), features.d)
-        variance = _diagonal(p.family, p.family.colour_second(unit, p.family.factor(p.scale)))
-        spread = (variance + features.offset.square()).sqrt()
+        second = p.family.colour_second(unit, p.family.factor(p.scale))
+        spread = (_variance(features, second) + features.offset.square()).sqrt()
     return bool(_fine(features, spread, dtype, limits).all())
 
 
@@ -226,12 +224,16 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
     about = _diagonal(family, seen.second)
     # of a component that shares its covariance no more is known than its mean
-    spread = (seen.first / n).abs() + 1 if family.tied else (about / n).clamp_min(0).sqrt()
-    if not bool((_fine(features, spread.expand(seen.first.shape), dtype, limits) | ~present).all()):
+    mean, within = seen.first / n, family.within(seen)
+    if family.tied:
+        spread = mean.abs() + 1
+    else:
+        spread = (_variance(features, within).clamp_min(0) / n + mean.square()).sqrt()
+    if not bool((_fine(features, spread, dtype, limits) | ~present).all()):
         return False
     # and whether what is left about the new means stands out of the rounding of what it came from
     heads = present.any(-1, keepdim=True) if family.tied else present
-    left = _diagonal(family, family.within(seen))
+    left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
     return bool(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
@@ -241,6 +243,12 @@ def _fine(features: Features, spread: Tensor, dtype: torch.dtype, limits: _Limit
     joint, variance = features.magnitude(spread)
     eps = torch.finfo(dtype).eps
     return (eps * joint <= limits.joint) & (eps * variance <= limits.variance)
+
+
+def _variance(features: Features, second: Tensor) -> Tensor:
+    """Second moments of every coordinate; their mean where only their sum is known."""
+    own = _diagonal(features.family, second)
+    return own * (own.shape[-1] / features.d)
 
 
 def _diagonal(family: Family, second: Tensor) -> Tensor:
