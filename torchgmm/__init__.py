@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .checkpoint import load_state as load_state
     from .checkpoint import read_checkpoint as read_checkpoint
     from .checkpoint import save_state as save_state
+    from .clusters import Clusters as Clusters
+    from .clusters import cluster as cluster
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 _ROOM = {
     "Aitken": "fitting",
     "Checkpoint": "checkpoint",
+    "Clusters": "clusters",
     "ConvergenceWarning": "errors",
     "EM": "fitting",
     "Family": "covariance",
@@ -93,6 +96,7 @@ _ROOM = {
     "affine": "algebra",
     "as_source": "data",
     "cauchy_schwarz_divergence": "algebra",
+    "cluster": "clusters",
     "condition": "algebra",
     "families": "covariance",
     "fit": "fitting",
