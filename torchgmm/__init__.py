@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
+    from .density import Calibration as Calibration
+    from .density import calibrate as calibrate
+    from .density import rosenblatt as rosenblatt
+    from .density import surprise as surprise
     from .errors import ConvergenceWarning as ConvergenceWarning
     from .errors import InputError as InputError
     from .errors import TorchGMMError as TorchGMMError
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
 
 _ROOM = {
     "Aitken": "fitting",
+    "Calibration": "density",
     "Checkpoint": "checkpoint",
     "Clusters": "clusters",
     "ConvergenceWarning": "errors",
@@ -95,6 +100,7 @@ _ROOM = {
     "VarianceReducedEM": "fitting",
     "affine": "algebra",
     "as_source": "data",
+    "calibrate": "density",
     "cauchy_schwarz_divergence": "algebra",
     "cluster": "clusters",
     "condition": "algebra",
@@ -109,9 +115,11 @@ _ROOM = {
     "product": "algebra",
     "read_checkpoint": "checkpoint",
     "regress": "algebra",
+    "rosenblatt": "density",
     "save": "store",
     "save_state": "checkpoint",
     "select": "selection",
+    "surprise": "density",
 }
 __all__ = ["__version__", *_ROOM]
 
