@@ -63,12 +63,15 @@ if TYPE_CHECKING:
     from .seeding import Labels as Labels
     from .seeding import RandomResponsibilities as RandomResponsibilities
     from .seeding import RandomRows as RandomRows
+    from .selection import BootstrapTest as BootstrapTest
+    from .selection import bootstrap_test as bootstrap_test
     from .selection import select as select
     from .store import load as load
     from .store import save as save
 
 _ROOM = {
     "Aitken": "fitting",
+    "BootstrapTest": "selection",
     "Calibration": "density",
     "Checkpoint": "checkpoint",
     "Clusters": "clusters",
@@ -100,6 +103,7 @@ _ROOM = {
     "VarianceReducedEM": "fitting",
     "affine": "algebra",
     "as_source": "data",
+    "bootstrap_test": "selection",
     "calibrate": "density",
     "cauchy_schwarz_divergence": "algebra",
     "cluster": "clusters",
