@@ -186,3 +186,12 @@ def test_labels_stay_with_their_rows_when_a_part_is_drawn(ax):
     for k, line in enumerate(ax.lines):
         of_class = {tuple(row) for row in rows[labels == k].tolist()}
         assert {tuple(row) for row in line.get_xydata().tolist()} <= of_class
+
+
+def test_the_columns_of_a_data_frame_are_the_names(ax):
+    pandas = pytest.importorskip("pandas")
+    mixture, rows = mixture_of("full", d=2)
+    frame = pandas.DataFrame(rows.numpy(), columns=["length", "width"])
+    plots.ellipses(mixture, ax, rows=frame, labels=pandas.Series(["a", "b"] * 200))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("length", "width")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), rows[::2])

@@ -60,6 +60,7 @@ class Source(ABC):
         replayable: whether the rows can be read again; a one-pass stream cannot.
         stable: whether every pass gives them in the same order; a loader that shuffles does not.
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
+        names: of the features, one for each; empty where they have none.
     """
 
     n_features: int
@@ -68,6 +69,7 @@ class Source(ABC):
     replayable: bool = True
     stable: bool = True
     reads: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def row_bytes(self) -> int:

@@ -14,7 +14,17 @@ from ..errors import InputError
 from ..mixture import GaussianMixture
 from ..mixture.tensors import as_tensor
 
-__all__ = ["COLOURS", "MARKERS", "features", "name_of", "rows_of", "sign", "some", "variances"]
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "features",
+    "name_of",
+    "names_of",
+    "rows_of",
+    "sign",
+    "some",
+    "variances",
+]
 
 # Okabe & Ito (2008): told apart with every common kind of colour blindness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00", "#000000")
@@ -53,6 +63,11 @@ def name_of(names: Sequence[str] | None, feature: int, n_features: int) -> str:
     if len(names) != n_features:
         raise InputError(f"{len(names)} names for {n_features} features: give one for each")
     return str(names[feature])
+
+
+def names_of(names: Sequence[str] | None, rows: Any) -> Sequence[str] | None:
+    """The names that were given, or else those of a data frame's columns."""
+    return [str(c) for c in rows.columns] if names is None and hasattr(rows, "columns") else names
 
 
 def some(n_rows: int, most: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..mixture import GaussianMixture
-from .common import COLOURS, MARKERS, features
+from .common import COLOURS, MARKERS, features, names_of
 from .views import View, line_view, plane_view
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def ellipses(
             of components (as `mixture.predict` gives them) take the components' colours; beside
             classes that have names the components are black.
         plane: two numbers of features to draw instead, or a matrix `(2, D)` of directions.
-        names: of the features, for the labels.
+        names: of the features, for the labels; those of a data frame's columns if not given.
 
     Example:
         >>> import torchgmm as tg
@@ -75,7 +75,7 @@ def ellipses(
     """
     if features(mixture) < 2:
         raise InputError("ellipses need at least two features: draw marginal(mixture, ax)")
-    view = plane_view(mixture, plane, names)
+    view = plane_view(mixture, plane, names_of(names, rows))
     _draw_plane(view, ax, rows, labels, _GREYS)
     draw_components(view, ax, colours_of(mixture.n_components, labels))
     return ax
@@ -99,7 +99,7 @@ def density(
         rows: `(N, D)`, drawn as dots; a random part of them is enough.
         labels: `(N,)`, a class for every row, as in `ellipses`.
         plane: two numbers of features, or a matrix `(2, D)` of directions.
-        names: of the features, for the labels.
+        names: of the features, for the labels; those of a data frame's columns if not given.
 
     Example:
         >>> import torchgmm as tg
@@ -114,7 +114,7 @@ def density(
         marginal(mixture, ax, rows=rows, names=names, components=False)
         ax.legend(fontsize="small")
         return ax
-    _draw_plane(plane_view(mixture, plane, names), ax, rows, labels, _BLUES)
+    _draw_plane(plane_view(mixture, plane, names_of(names, rows)), ax, rows, labels, _BLUES)
     return ax
 
 
@@ -135,7 +135,7 @@ def marginal(
         ax: where to draw.
         feature: which one; or a direction `(D,)`, along which everything is projected.
         rows: `(N, D)`.
-        names: of the features, for the label.
+        names: of the features, for the label; those of a data frame's columns if not given.
         components: whether to draw each; more than eight are left out.
 
     Example:
@@ -146,7 +146,7 @@ def marginal(
         'feature 1'
     """
     shown = COLOURS[: mixture.n_components] if components else ()
-    draw_marginal(line_view(mixture, feature, names), ax, rows, shown)
+    draw_marginal(line_view(mixture, feature, names_of(names, rows)), ax, rows, shown)
     return ax
 
 

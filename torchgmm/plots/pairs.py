@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InputError
 from ..mixture import GaussianMixture
-from .common import COLOURS, features, name_of
+from .common import COLOURS, features, name_of, names_of
 from .density import (
     colours_of,
     draw_components,
@@ -53,7 +53,7 @@ def pairs(
         rows: `(N, D)`, drawn as dots and histograms; a random part of them is enough.
         labels: `(N,)`, a class for every row, as in `ellipses`.
         features: which of them, at most eight; all if not given.
-        names: of all D features, for the labels.
+        names: of all D features, for the labels; those of a data frame's columns if not given.
 
     Raises:
         InputError: more features than can be read.
@@ -72,6 +72,7 @@ def pairs(
     step = side * (1 + _GAP)
     d, k = int(mixture.means.shape[-1]), mixture.n_components
     colours = colours_of(k, labels)
+    names = names_of(names, rows)
     for i, below in enumerate(chosen):
         for j, across in enumerate(chosen[: i + 1]):
             panel = ax.inset_axes((j * step, 1 - i * step - side, side, side))

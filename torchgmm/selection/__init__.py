@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .result import Candidate, Selection
+from .result import Candidate, Comparison, Selection
 from .search import select
 
-__all__ = ["Candidate", "Selection", "select"]
+__all__ = ["Candidate", "Comparison", "Selection", "select"]
