@@ -62,6 +62,7 @@ class Source(ABC):
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
         decodes: whether reading them keeps all cores busy, so that it only pays where some are
             idle.
+        names: of the features, one for each; empty where they have none.
     """
 
     n_features: int
@@ -71,6 +72,7 @@ class Source(ABC):
     stable: bool = True
     reads: bool = False
     decodes: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def row_bytes(self) -> int:

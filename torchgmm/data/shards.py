@@ -99,6 +99,8 @@ class ShardSource(Indexed):
                 raise InputError(f"{self._tables[0].path}: {error}") from None
         self.n_features = math.prod(self.shape)
         self.dtype = reduce(torch.promote_types, (t.dtype for t in self._tables))
+        names = self._tables[0].names
+        self.names = names if len(names) == self.n_features else ()  # a list is many features
         self._starts = np.cumsum([0, *(table.n_rows for table in self._tables)])
         self.n_rows = int(self._starts[-1])
         self._block_rows = block_rows or max(1, _BLOCK_BYTES // self.row_bytes)
@@ -256,7 +258,9 @@ def open_files(paths: Paths, weights: Any = None, **options: Any) -> ShardSource
         return source
     whole = source.whole()
     rows = whole.x.reshape(-1, *source.shape)
-    return ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
+    kept = ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
+    kept.names = source.names
+    return kept
 
 
 def _open_all(files: Sequence[Any], choice: Choice) -> list[Table]:
