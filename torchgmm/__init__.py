@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .checkpoint import load_state as load_state
     from .checkpoint import read_checkpoint as read_checkpoint
     from .checkpoint import save_state as save_state
+    from .collective import alone as alone
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
@@ -91,6 +92,7 @@ _ROOM = {
     "TorchGMMError": "errors",
     "VarianceReducedEM": "fitting",
     "affine": "algebra",
+    "alone": "collective",
     "as_source": "data",
     "cauchy_schwarz_divergence": "algebra",
     "condition": "algebra",
