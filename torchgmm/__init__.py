@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .checkpoint import save_state as save_state
     from .clusters import Clusters as Clusters
     from .clusters import cluster as cluster
+    from .collective import alone as alone
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
@@ -102,6 +103,7 @@ _ROOM = {
     "TorchGMMError": "errors",
     "VarianceReducedEM": "fitting",
     "affine": "algebra",
+    "alone": "collective",
     "as_source": "data",
     "bootstrap_test": "selection",
     "calibrate": "density",
