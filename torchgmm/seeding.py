@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checks import numbers_of
 from .covariance import Family
-from .data import Block, Groups, Source
+from .data import Block, Groups, Source, uniform
 from .errors import InputError, SingularCovarianceError
 from .kernels import GivenSums, labelled_sums, nearest_moments, weighted_sums
 from .kmeans import assign, kmeans, kmeans_plus_plus
@@ -30,6 +30,7 @@ __all__ = [
     "Start",
     "as_seeding",
     "at_centres",
+    "child",
     "first_parameters",
     "maximum",
     "nearest_sums",
@@ -37,6 +38,25 @@ __all__ = [
 
 # rows at a time where responsibilities or labels are made on the way: memory O(rows * K)
 _CHUNK = 8192
+
+
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def child(generator: torch.Generator, *, first: bool) -> torch.Generator:
+    """The generator of one of several runs: its start is the same, one by one or side by side.
+
+    The first run is what a single one would be.
+    """
+    own = torch.Generator()
+    if first:
+        own.set_state(generator.get_state())
+        return own
+    return own.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
+def _one_each(generator: Generators, n: int) -> Sequence[torch.Generator]:
+    return [generator] * n if isinstance(generator, torch.Generator) else generator
 
 
 class Seeding(ABC):
@@ -59,13 +79,14 @@ class Seeding(ABC):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
-        """Parameters `(B, ...)` of B mixtures. Here: one after the other."""
-        each = [
-            self(source.of(b), n_components, family, floor, generator)
-            for b in range(source.n_groups)
-        ]
+        """Parameters `(B, ...)` of B mixtures. Here: one after the other.
+
+        With a generator for each, a start is what it would be alone, to rounding.
+        """
+        drawn = _one_each(generator, source.n_groups)
+        each = [self(source.of(b), n_components, family, floor, g) for b, g in enumerate(drawn)]
         return stacked(each)
 
 
@@ -97,7 +118,7 @@ class KMeans(Seeding):
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-        sums = nearest_sums(_all_rows(source, block), centres, family)
+        sums = nearest_sums(_all_rows(source, block), centres, family).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
     def batch(
@@ -106,15 +127,21 @@ class KMeans(Seeding):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
+        if type(self).__call__ is not KMeans.__call__:  # another start than this makes
+            return super().batch(source, n_components, family, floor, generator)
         size = max(self.max_rows or max(256 * n_components, 16_384), n_components)
         found: Tensor | None = None
-        for block in source.samples(size, generator):
-            centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
+        one = generator if isinstance(generator, torch.Generator) else generator[0]
+        for block in source.samples(size, one):
+            assert block.groups is not None
+            drawn = generator
+            if not isinstance(drawn, torch.Generator):
+                drawn = [drawn[g] for g in block.groups.tolist()]
+            centres = kmeans_plus_plus(block.x, block.w, n_components, drawn)
             if self.lloyd:
                 centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-            assert block.groups is not None
             if found is None:
                 found = centres.new_empty(source.n_groups, *centres.shape[1:])
             found[block.groups.to(found.device)] = centres
@@ -148,7 +175,8 @@ class RandomRows(Seeding):
         block = _drawn(source, size, n_components, generator)
         chosen = torch.randperm(len(block.x), generator=generator)[:n_components]
         centres = block.take(chosen).x.double()
-        moments = nearest_sums(_all_rows(source, block), centres, family).moments()
+        sums = nearest_sums(_all_rows(source, block), centres, family).over(source.group)
+        moments = sums.moments()
         pooled = family.pooled(moments) / moments.weight.sum(-1)
         counts = torch.full_like(moments.weight, float(moments.rows) / n_components)
         heads = counts.sum(-1, keepdim=True) if family.tied else counts
@@ -166,7 +194,11 @@ class RandomRows(Seeding):
 
 @dataclass(frozen=True)
 class RandomResponsibilities(Seeding):
-    """Every row belongs to every component by a random amount: a start without any geometry."""
+    """Every row belongs to every component by a random amount: a start without any geometry.
+
+    The amount depends on the seed and on how many rows of positive weight come before, so that
+    many processes draw as one does.
+    """
 
     def __call__(
         self,
@@ -180,11 +212,17 @@ class RandomResponsibilities(Seeding):
         block = _drawn(source, size, n_components, generator)
         frame = block.x.double().mean(0, keepdim=True).expand(n_components, -1).contiguous()
 
-        def draw(rows: int) -> Tensor:
-            r = torch.rand((n_components, rows), generator=generator, dtype=torch.float64)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        before = _rows_before(source, block)
+
+        def draw(part: Block) -> Tensor:
+            nonlocal before
+            numbers = torch.arange(before, before + len(part.x))
+            before += len(part.x)
+            r = uniform(numbers, n_components, seed)
             return r / r.sum(0)
 
-        sums = weighted_sums(_all_rows(source, block), frame, family, draw)
+        sums = weighted_sums(_all_rows(source, block), frame, family, draw).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -227,9 +265,9 @@ class Labels(Seeding):
             return labels[block.numbers().to(labels.device)].to(block.x.device)
 
         # twice: about the labels' own means the covariances keep their digits
-        rough = labelled_sums(source.blocks(), frame, family, known).moments()
+        rough = labelled_sums(source.blocks(), frame, family, known).over(source.group).moments()
         centres = from_moments(rough, family, 1.0)[0].means
-        sums = labelled_sums(source.blocks(), centres, family, known)
+        sums = labelled_sums(source.blocks(), centres, family, known).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
     def batch(
@@ -238,7 +276,7 @@ class Labels(Seeding):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
         given, b = self.labels, source.n_groups
         if isinstance(given, (Tensor, np.ndarray)) and given.ndim > 1:
@@ -248,8 +286,9 @@ class Labels(Seeding):
                 f"labels of a batch of {b} mixtures are one table or list of {b} rows of labels, "
                 f"got {len(given)}"
             )
+        drawn = _one_each(generator, b)
         each = [
-            Labels(own)(source.of(g), n_components, family, floor, generator)
+            Labels(own)(source.of(g), n_components, family, floor, drawn[g])
             for g, own in enumerate(given)
         ]
         return stacked(each)
@@ -287,9 +326,10 @@ class Start(Seeding):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
-        p = self(source, n_components, family, floor, generator)
+        one = generator if isinstance(generator, torch.Generator) else generator[0]
+        p = self(source, n_components, family, floor, one)
         b = source.n_groups
         if not p.batch_shape:
             return p.map(lambda t: t.expand(b, *t.shape).clone())
@@ -336,7 +376,16 @@ def _drawn(source: Source, size: int, n_components: int, generator: torch.Genera
 
 def _all_rows(source: Source, sample: Block) -> Iterable[Block]:
     """Every row; of a stream that cannot be read again, the rows that were sampled."""
-    return source.blocks() if source.replayable else [sample]
+    return source.blocks() if source.replayable else [source.mine(sample)]
+
+
+def _rows_before(source: Source, sample: Block) -> int:
+    """How many rows the processes before this one have; to know it they are read once."""
+    group = source.group
+    if group.size == 1:
+        return 0
+    own = sum(len(block.x) for block in _all_rows(source, sample))
+    return sum(int(count) for count in group.texts(str(own))[: group.rank])
 
 
 def nearest_sums(blocks: Iterable[Block], centres: Tensor, family: Family) -> GivenSums:

@@ -9,10 +9,12 @@ from .datasets import DatasetSource
 from .door import as_source
 from .encoder import Encoded
 from .files import read_table, table_suffixes
-from .groups import Groups, as_groups
+from .groups import Groups, SharedGroups, as_groups
 from .loaders import LoaderSource
+from .numbers import scrambled, uniform
 from .recipes import Bundled, Files, ImagePatches, Recipe
 from .shards import ShardSource
+from .spread import OwnRows, spread
 
 __all__ = [
     "ArraySource",
@@ -26,11 +28,16 @@ __all__ = [
     "ImagePatches",
     "Indexed",
     "LoaderSource",
+    "OwnRows",
     "Recipe",
     "ShardSource",
+    "SharedGroups",
     "Source",
     "as_groups",
     "as_source",
     "read_table",
+    "scrambled",
+    "spread",
     "table_suffixes",
+    "uniform",
 ]

@@ -189,7 +189,7 @@ class PackedGroups(Groups):
             _check(x.view(*shape, -1), self.dtype, pieces.groups)
         x = x.to(self._device, self.dtype).view(*shape, -1)
         w = None if w is None else w.view(shape)
-        return Block(x, w, 0, None, number, pieces.groups, filled)
+        return Block(x, w, 0, number=number, groups=pieces.groups, filled=filled)
 
     def _side_by_side(self, length: int) -> bool:
         """Whether the table is made of tables of that length."""
@@ -264,7 +264,8 @@ class SharedGroups(Groups):
         for number, first in enumerate(range(0, self.n_groups, each)):
             some = torch.arange(first, min(first + each, self.n_groups))
             part = slice(first, first + each)
-            yield Block(x[part], None if w is None else w[part], 0, None, number, some)
+            own = None if w is None else w[part]
+            yield Block(x[part], own, 0, number=number, groups=some)
 
 
 class _Reweighted(Source):

@@ -13,7 +13,7 @@ import torch
 from ..covariance import Family
 from ..errors import InputError
 from ..mixture import GaussianMixture
-from ..seeding import Seeding
+from ..seeding import Seeding, child
 from .base import Method, Problem, State, Status, Step, own_state
 from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .stopping import Stop
@@ -104,9 +104,10 @@ class Climb:
 
     def _step(self, begun: Begun) -> tuple[State, Step]:
         assert begun.state is not None
-        watch = self._watched(begun, begun.state.sums.rows)
+        watch, group = self._watched(begun, begun.state.sums.rows), self.problem.group
+        before = group.n_bytes
         state, step = self.method.step(begun.state, self.problem)
-        step = dataclasses.replace(step, seconds=watch.seconds)
+        step = dataclasses.replace(step, seconds=watch.seconds, n_bytes=group.n_bytes - before)
         watch.end()
         begun.seconds = 0.0
         return state, step
@@ -115,6 +116,8 @@ class Climb:
         """The state before the first step, from a start that the seeding finds."""
         self._watched(begun)
         source, generator = self.problem.source, self.problem.generator
+        if self.n_init > 1:
+            generator = child(generator, first=begun.run == 1)
         found = seeding(source, n_components, family, self.method.reg_covar, generator)
         return self.method.init(found, self.problem)
 

@@ -91,6 +91,7 @@ class EM(Method):
             spent=state.rescues,
             blocks=problem.rows_of(),
             kernel=kernel,
+            group=problem.group,
         )
         return after, report(moments, after, rows, kernel.ran)
 
@@ -99,13 +100,17 @@ class EM(Method):
     ) -> tuple[Moments, int]:
         """The moments of all rows under the current mixture (or `at`), and how many rows."""
         parameters = state.parameters if at is None else at
+        if problem.group.size > 1:  # what is half summed belongs to a process that worked alone
+            state = replace(state, moments=None, position=0, sums=replace(state.sums, rows=0))
         moments, rows = state.moments, state.sums.rows
         for position, block in problem.blocks(state.position):
             moments = with_block(moments, block, parameters, kernel)
             rows += block.n_rows
             # the log-likelihood stays where it was computed: reading it would make a GPU wait
             sums = replace(state.sums, rows=rows)
-            problem.reached(replace(state, position=position, sums=sums, moments=moments))
+            if problem.group.size == 1:
+                problem.reached(replace(state, position=position, sums=sums, moments=moments))
+        moments, rows = problem.summed(moments, rows, parameters)
         if moments is None:
             raise InputError("the source gave no rows of positive weight")
         return moments, rows

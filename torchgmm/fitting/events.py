@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -51,7 +51,11 @@ class RowsEvent:
 
 
 class Observer:
-    """Told about a fit. Override what you need; an observer never changes the fit."""
+    """Told about a fit. Override what you need; an observer never changes the fit.
+
+    But to rounding: of several small runs (`n_init`) one comes after the other where somebody is
+    told about their steps, and otherwise they go side by side.
+    """
 
     def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
         """Before the first step of the first run."""
@@ -191,7 +195,7 @@ class BatchResult(FitResult):
     statuses: tuple[Status, ...] = field(kw_only=True)
     course: Course = field(kw_only=True, repr=False)
     levels: Tensor = field(kw_only=True, repr=False)
-    levels_of_runs: Tensor = field(default_factory=lambda: torch.empty(0, 0), repr=False)
+    levels_of_runs: Tensor = field(kw_only=True, repr=False)
     shape: tuple[int, ...] = field(kw_only=True)
 
     def __len__(self) -> int:
@@ -207,7 +211,8 @@ class BatchResult(FitResult):
         parameters = self.parameters[number]
         runs = tuple(float(level) for level in self.levels_of_runs[:, number])
         history = self.course.of(number)
-        state = State(parameters, len(history))
+        rescued = sum(step.rescued for step in history)
+        state = replace(self.state, parameters=parameters, step=len(history), rescues=rescued)
         return FitResult(parameters, self.statuses[number], history, state, runs)
 
     @property

@@ -10,17 +10,19 @@ from typing import Any
 import torch
 
 from .. import checks
-from ..data import Checked, as_source
+from ..collective import Group, current, together
+from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
 from ..kernels import full_precision
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
-from ..seeding import Seeding, Start, as_seeding
+from ..seeding import Seeding, Start, as_seeding, child
 from .base import Method, Problem, State, Status
 from .batch import Batch
 from .climb import Begun, Climb
 from .em import EM
 from .events import FitResult, Observer, Resumption
+from .restarts import best_of, is_better, side_by_side
 from .stopping import Stop, Tolerance
 from .watch import Watch, Watched
 
@@ -29,6 +31,7 @@ __all__ = ["fit"]
 CPU = torch.device("cpu")
 
 
+@together
 @torch.no_grad()
 def fit(
     mixture: GaussianMixture,
@@ -67,7 +70,7 @@ def fit(
             equal seeds give equal fits. torch's global generator if not given.
         encoder: maps batches of anything (images) to rows; a module runs in eval mode, without
             gradients, on its own device.
-        observers: told about every step.
+        observers: told about every step; of several processes, only in the first.
         resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
             else must be as it was then.
         groups: for a batch of mixtures, the number of the mixture that each row belongs to.
@@ -75,12 +78,17 @@ def fit(
             `OnlineEM` keeps what it has learnt and its clock; the other methods, whose statistics
             are of the rows before, keep the parameters.
 
+    Where several processes make this call (under torchrun, srun, or in a group of
+    torch.distributed), they fit one mixture together, each on its share of the rows:
+    `torchgmm.collective` says how; inside `with torchgmm.alone():` each fits its own.
+
     Returns:
         What was found and how. A fit that does not converge is no error: its status says so, and
         a `ConvergenceWarning` is issued once.
 
     Raises:
         InputError: data, weights or settings that cannot be used.
+        PeerError: another process failed or is missing.
         SingularCovarianceError: a covariance without spread and no floor. As at every error and
             at Ctrl-C, the mixture then holds the best that was found until then.
 
@@ -100,18 +108,32 @@ def fit(
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
         batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
         rows = batch.open(data, weights, groups, encoder)
-        return batch.fit(rows, _seeding(init, mixture), n_init, _as_generator(generator))
+        seeding = _seeding(init, mixture, current())
+        return _told(batch.fit(rows, seeding, n_init, _as_generator(generator)), method)
     if groups is not None:
         raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()
     source = _open(mixture, data, weights, encoder, few=state is not None)
-    problem = Problem(Watched(source, watch), _as_generator(generator), watch)
-    seeding = _seeding(init, mixture)
+    group = source.group
+    drawn = group.same_generator(_as_generator(generator))
+    problem = Problem(Watched(source, watch), drawn, watch)
+    seeding = _seeding(init, mixture, group)
+    observers = observers if group.leads else ()
     if n_init > 1 and (isinstance(seeding, Start) or state is not None):
         raise InputError(f"n_init={n_init} runs from one and the same start would all be equal")
     if resume is not None and state is not None:
         raise InputError("resume= goes on with the same rows, state= with other rows: give one")
     mixture.materialize(problem.source.n_features)
+    kind = (mixture.n_components, mixture.family)
+    if n_init > 1 and resume is None and not observers and side_by_side(source, method, *kind):
+        before = drawn.get_state()
+        runs = [child(drawn, first=number == 0) for number in range(n_init)]
+        with full_precision(mixture.device):
+            found = best_of(source, seeding, *kind, method, stop or Tolerance(), runs)
+        if found is not None:
+            mixture.assign(found.parameters)
+            return _told(found, method)
+        drawn.set_state(before)  # one of them fails: in its turn it says why
     climb = Climb(problem, method, stop or Tolerance(), tuple(observers), n_init)
     begun = Begun(climb, mixture, resume, state)
     for observer in observers:
@@ -134,6 +156,10 @@ def fit(
     assert done is not None
     if failed := climb.end(done):
         raise failed[0]  # only now, when all observers were told
+    return _told(done, method) if group.leads else done
+
+
+def _told(done: FitResult, method: Method) -> FitResult:
     if done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
         warnings.warn(f"{done}", ConvergenceWarning, stacklevel=_caller())
     return done
@@ -142,7 +168,7 @@ def fit(
 def _better(best: FitResult | None, result: FitResult) -> FitResult:
     runs = (*(best.runs if best else ()), result.log_likelihood)
     kept = result
-    if best is not None and not _level(result) > _level(best):
+    if best is not None and not is_better(_level(result), _level(best)):
         kept = best
     return FitResult(kept.parameters, kept.status, kept.history, kept.state, runs)
 
@@ -155,7 +181,7 @@ def _level(result: FitResult) -> float:
 def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, few: bool) -> Checked:
     if isinstance(data, torch.Tensor) and data.device not in (CPU, mixture.device):
         raise InputError(f"rows are on {data.device}, the mixture on {mixture.device}: move one")
-    source = as_source(data, weights, encoder=encoder)
+    source = spread(as_source(data, weights, encoder=encoder), current())
     if mixture.n_features is not None:
         checks.check_rows((1, source.n_features), mixture.n_features)
     if not few and source.n_rows is not None and source.n_rows < mixture.n_components:
@@ -166,9 +192,10 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, fe
     return Checked(source, checks.compute_dtype(source.dtype, mixture.dtype), mixture.device)
 
 
-def _seeding(init: Any, mixture: GaussianMixture) -> Seeding:
+def _seeding(init: Any, mixture: GaussianMixture, group: Group) -> Seeding:
     if isinstance(init, str) and init == "current":
-        return Start(mixture.as_parameters(torch.float64).map(torch.Tensor.detach))
+        held = mixture.as_parameters(torch.float64).map(torch.Tensor.detach)
+        return Start(held.map(group.of_first))
     seeding = as_seeding(init)
     if isinstance(seeding, Start):
         own = seeding.parameters.to(torch.float64, mixture.device)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..collective import ALONE, Group
 from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
@@ -57,6 +58,7 @@ def m_step(
     blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
     kernel: Kernel,
     held: Tensor | None = None,
+    group: Group = ALONE,
 ) -> MStep:
     """Parameters that maximise the likelihood of the moments, under the rescue policy.
 
@@ -70,6 +72,7 @@ def m_step(
             a batch those of each of its mixtures, by number.
         kernel: computes log-probabilities there.
         held: mask `(K,)` of components that keep mean and covariance in this step.
+        group: the processes whose rows the blocks are.
 
     Raises:
         SingularCovarianceError: no spread and no floor; in a batch `failed` says which.
@@ -78,6 +81,8 @@ def m_step(
     family = before.family
     empty, collapsed = rescue.find(moments, family, floor)
     after, hopeless = from_moments(moments, family, floor)
+    if held is None and not bool((empty | collapsed).any() | hopeless.any()):
+        return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
     if bool(kept.any()):
         after, hopeless = _keep(kept, before, after, hopeless)
@@ -92,7 +97,7 @@ def m_step(
     chosen = rescue.chosen(empty, collapsed, spent)
     if bool(chosen.any()):
         if not callable(blocks):
-            after = reseeded(after, chosen, moments, blocks, kernel, floor)
+            after = reseeded(after, chosen, moments, blocks, kernel, floor, group)
         else:
             for b in chosen.any(-1).nonzero().flatten().tolist():
                 own = (after[b], chosen[b], moments[b], blocks(b), kernel, floor)
