@@ -10,7 +10,7 @@ from .door import as_source
 from .encoder import Encoded
 from .files import read_table, table_suffixes
 from .loaders import LoaderSource
-from .recipes import Bundled, Files, ImagePatches, Recipe
+from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey
 from .shards import ShardSource
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "ShardSource",
     "Source",
     "as_source",
+    "read_grey",
     "read_table",
     "table_suffixes",
 ]
