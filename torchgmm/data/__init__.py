@@ -11,7 +11,7 @@ from .encoder import Encoded
 from .files import read_table, table_suffixes
 from .loaders import LoaderSource
 from .numbers import scrambled, uniform
-from .recipes import Bundled, Files, ImagePatches, Recipe
+from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey
 from .shards import ShardSource
 from .spread import OwnRows, spread
 
@@ -31,6 +31,7 @@ __all__ = [
     "ShardSource",
     "Source",
     "as_source",
+    "read_grey",
     "read_table",
     "scrambled",
     "spread",
