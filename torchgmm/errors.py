@@ -8,6 +8,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NotSizedError",
+    "PeerError",
     "SingularCovarianceError",
     "StoreError",
     "TorchGMMError",
@@ -60,6 +61,10 @@ class EmptyComponentError(TorchGMMError, ArithmeticError):
             f"component(s) {components} {what}: give fewer components, another seed, or let "
             'Rescue(empty="reseed") move them to badly explained rows'
         )
+
+
+class PeerError(TorchGMMError, RuntimeError):
+    """Another process of the job failed or is missing; the message says which, and its error."""
 
 
 class StoreError(TorchGMMError, OSError):
