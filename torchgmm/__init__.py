@@ -27,10 +27,16 @@ if TYPE_CHECKING:
     from .checkpoint import load_state as load_state
     from .checkpoint import read_checkpoint as read_checkpoint
     from .checkpoint import save_state as save_state
+    from .clusters import Clusters as Clusters
+    from .clusters import cluster as cluster
     from .collective import alone as alone
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
+    from .density import Calibration as Calibration
+    from .density import calibrate as calibrate
+    from .density import rosenblatt as rosenblatt
+    from .density import surprise as surprise
     from .errors import ConvergenceWarning as ConvergenceWarning
     from .errors import InputError as InputError
     from .errors import TorchGMMError as TorchGMMError
@@ -58,13 +64,18 @@ if TYPE_CHECKING:
     from .seeding import Labels as Labels
     from .seeding import RandomResponsibilities as RandomResponsibilities
     from .seeding import RandomRows as RandomRows
+    from .selection import BootstrapTest as BootstrapTest
+    from .selection import bootstrap_test as bootstrap_test
     from .selection import select as select
     from .store import load as load
     from .store import save as save
 
 _ROOM = {
     "Aitken": "fitting",
+    "BootstrapTest": "selection",
+    "Calibration": "density",
     "Checkpoint": "checkpoint",
+    "Clusters": "clusters",
     "ConvergenceWarning": "errors",
     "EM": "fitting",
     "Family": "covariance",
@@ -94,7 +105,10 @@ _ROOM = {
     "affine": "algebra",
     "alone": "collective",
     "as_source": "data",
+    "bootstrap_test": "selection",
+    "calibrate": "density",
     "cauchy_schwarz_divergence": "algebra",
+    "cluster": "clusters",
     "condition": "algebra",
     "families": "covariance",
     "fit": "fitting",
@@ -107,9 +121,11 @@ _ROOM = {
     "product": "algebra",
     "read_checkpoint": "checkpoint",
     "regress": "algebra",
+    "rosenblatt": "density",
     "save": "store",
     "save_state": "checkpoint",
     "select": "selection",
+    "surprise": "density",
 }
 __all__ = ["__version__", *_ROOM]
 

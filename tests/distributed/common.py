@@ -28,7 +28,7 @@ def run(task, world, folder, *args, patience=PATIENCE):
         process.start()
     try:
         for process in processes:
-            process.join(patience)
+            process.join(PATIENCE)
             assert process.exitcode is not None, "the processes hang"
     finally:
         for process in processes:

@@ -1,7 +1,9 @@
 """What a job does to be compared with one process: every family, method, start and source."""
 
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -62,6 +64,12 @@ def fits(folder):
         tg.select(X, [2, 3], "diagonal", "cv", folds=3, weights=W, generator=0)
     )
     return table
+
+
+def names():
+    """Of all fits, without the data."""
+    with tempfile.TemporaryDirectory() as folder:
+        return list(fits(Path(folder)))
 
 
 class _Chosen:
@@ -166,8 +174,6 @@ def _do(call):
 
 def compare(folder):
     """name -> the distance from the answer of one process, and whether all processes have it."""
-    from pathlib import Path
-
     warnings.simplefilter("ignore")
     answers = {}
     for name, call in fits(Path(folder)).items():
@@ -187,4 +193,13 @@ def compare(folder):
             "seconds": time.time() - began,
             "digest": float(found.parameters.means.sum()).hex(),
         }
+    run = fits(Path(folder))["em-full"]
+    first, second = (_do(run).parameters for _ in range(2))
+    with tg.alone():
+        alone = run()
+    answers["em-full"]["again"] = all(
+        torch.equal(getattr(first, name), getattr(second, name))
+        for name in ("logits", "means", "scale")
+    )
+    answers["em-full"]["alone"] = sum(step.n_bytes for step in alone.history)
     return answers

@@ -53,6 +53,8 @@ class ArraySource(Indexed):
         checks.check_rows(shape, None)
         self.n_rows: int = shape[0]
         self.n_features = shape[1]
+        names = getattr(x, "columns", ())  # of a data frame
+        self.names = tuple(map(str, names)) if len(names) == self.n_features else ()
         self.weights = None if weights is None else checks.check_weights(weights, self.n_rows)
         self.reads = isinstance(x, np.memmap)
         self.dtype = _torch_dtype(self._x)

@@ -35,7 +35,7 @@ _WINDOW_BYTES = 32 * 2**20
 class Block:
     """Some consecutive rows with their weights."""
 
-    x: Tensor  # (n, D)
+    x: Tensor  # (n, D), row by row or column by column: as it was read
     w: Tensor | None  # (n,), or None where every weight is 1
     start: int  # number of the first row in the whole data set
     kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
@@ -76,6 +76,9 @@ class Source(ABC):
         own: whether only this process has these rows, and others of the job have theirs.
         numbered: whether rows that are its own have the numbers that they have among all.
         group: the processes that read parts of it at this moment.
+        decodes: whether reading them keeps all cores busy, so that it only pays where some are
+            idle.
+        names: of the features, one for each; empty where they have none.
     """
 
     n_features: int
@@ -87,6 +90,8 @@ class Source(ABC):
     own: bool = False
     numbered: bool = False
     group: Group = ALONE
+    decodes: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def row_bytes(self) -> int:

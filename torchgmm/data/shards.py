@@ -17,6 +17,7 @@ from .. import checks
 from ..errors import InputError
 from .arrays import ArraySource
 from .base import Block, Indexed, join, through_window
+from .buffers import Buffers
 from .files import Paths, find_files, open_table, reading
 from .tables import Choice, Table
 
@@ -88,6 +89,10 @@ class ShardSource(Indexed):
         self._tables = [table for table in _open_all(files, choice) if table.n_rows]
         if not self._tables:
             raise InputError(f"{files[0]}{' and the others' * (len(files) > 1)}: no rows")
+        self.decodes = any(table.decodes for table in self._tables)
+        buffers = Buffers()
+        for table in self._tables:
+            table.buffers = buffers
         self.shape = self._tables[0].shape
         if not rows_of_any_shape and len(self.shape) != 1:
             try:
@@ -96,6 +101,8 @@ class ShardSource(Indexed):
                 raise InputError(f"{self._tables[0].path}: {error}") from None
         self.n_features = math.prod(self.shape)
         self.dtype = reduce(torch.promote_types, (t.dtype for t in self._tables))
+        names = self._tables[0].names
+        self.names = names if len(names) == self.n_features else ()  # a list is many features
         self._starts = np.cumsum([0, *(table.n_rows for table in self._tables)])
         self.n_rows = int(self._starts[-1])
         self._block_rows = block_rows or max(1, _BLOCK_BYTES // self.row_bytes)
@@ -277,7 +284,9 @@ def open_files(paths: Paths, weights: Any = None, **options: Any) -> ShardSource
         return source
     whole = source.whole()
     rows = whole.x.reshape(-1, *source.shape)
-    return ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
+    kept = ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
+    kept.names = source.names
+    return kept
 
 
 def _open_all(files: Sequence[Any], choice: Choice) -> list[Table]:

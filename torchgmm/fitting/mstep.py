@@ -69,6 +69,8 @@ def m_step(
     empty, collapsed = rescue.find(moments, family, floor)
     rescue.check(empty, collapsed)
     after, hopeless = from_moments(moments, family, floor)
+    if held is None and not bool((empty | collapsed).any() | hopeless.any()):
+        return MStep(after, empty, 0)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
     if bool(kept.any()):
         after, hopeless = _keep(kept, before, after, hopeless)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .auto import Auto
 from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
-from .dense import Dense, joint_log_prob
+from .dense import Dense, joint_log_prob, squared_distances
 from .given import GivenSums, labelled_sums, weighted_sums
 from .operators import full_precision, score
 from .quadratic import Quadratic
@@ -26,5 +26,6 @@ __all__ = [
     "labelled_sums",
     "log_prob",
     "score",
+    "squared_distances",
     "weighted_sums",
 ]

@@ -15,7 +15,14 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
 
-__all__ = ["Dense", "Prepared", "in_plain_coordinates", "joint_log_prob", "prepare"]
+__all__ = [
+    "Dense",
+    "Prepared",
+    "in_plain_coordinates",
+    "joint_log_prob",
+    "prepare",
+    "squared_distances",
+]
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -136,6 +143,12 @@ class Dense(Kernel):
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             yield rows, _joint(seen, prepared.log_norm, out=buffer)
 
+    def distances(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
+        """Squared Mahalanobis distances as `log_joint` gives log-probabilities, `(*B, K, n)`."""
+        prepared = prepare(parameters, x.dtype)
+        for rows, seen, _ in self._chunks(x, parameters, prepared):
+            yield rows, seen.mahalanobis
+
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         def moments(centre: Tensor | None) -> Moments:
             return self._whitened_moments(x, w, parameters, centre)
@@ -184,7 +197,8 @@ class Dense(Kernel):
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))
             d, z, flat = space.views(part.stop - start)
-            torch.sub(x[..., part, :].unsqueeze(-3), prepared.centre, out=d)
+            chunk = x[..., part, :].contiguous()  # read K times
+            torch.sub(chunk.unsqueeze(-3), prepared.centre, out=d)
             parameters.family.whiten(d, prepared.whitener, prepared.shift, z)
             squares = torch.mul(z, z, out=d)
             yield part, Whitened(z, squares, torch.sum(squares, -1, out=flat)), flat
@@ -200,7 +214,16 @@ def joint_log_prob(x: Tensor, parameters: Parameters) -> Tensor:
         parameters: tensors that may require gradients.
     """
     prepared = prepare(parameters, x.dtype)
+    return _joint(_seen(x, parameters, prepared), prepared.log_norm).mT
+
+
+def squared_distances(x: Tensor, parameters: Parameters) -> Tensor:
+    """Squared Mahalanobis distances `(*B, N, K)`, differentiable, in one piece."""
+    return _seen(x, parameters, prepare(parameters, x.dtype)).mahalanobis.mT
+
+
+def _seen(x: Tensor, parameters: Parameters, prepared: Prepared) -> Whitened:
     d = x.unsqueeze(-3) - prepared.centre
     z = parameters.family.whiten(d, prepared.whitener, prepared.shift, None)
     squares = z * z
-    return _joint(Whitened(z, squares, squares.sum(-1)), prepared.log_norm).mT
+    return Whitened(z, squares, squares.sum(-1))
