@@ -7,7 +7,6 @@ import pytest
 from tests.distributed import failures
 from tests.distributed.common import run
 
-
 WORDS = {
     "sizes": "disagree on the shape of the rows: process 0 has 500 x 2 .* process 1 has 501 x 2",
     "rows": "disagree on the first rows: .*OwnRows",
