@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributed import failures, table
+from tests.distributed import failures, resume, table
 from tests.distributed.common import run
 
 
@@ -11,6 +11,8 @@ def everything(folder):
     return {
         "table": table.compare(folder),
         "disagree": failures.disagree(),
+        "cut": resume.cut(folder),
+        "within": resume.within(),
         "bad row": failures.bad_row(),
     }
 
@@ -23,4 +25,5 @@ def pair(tmp_path_factory):
     for answer in said:
         assert answer is not None, "a process was killed"
         assert "error" not in answer, answer
+        answer["folder"] = folder
     return said
