@@ -71,4 +71,4 @@ def distance(one, other):
         (one.means, other.means),
         (one.scale, other.scale),
     )
-    return max(float((a - b).abs().max()) for a, b in pairs)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
