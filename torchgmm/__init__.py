@@ -59,6 +59,12 @@ if TYPE_CHECKING:
     from .observers import Progress as Progress
     from .observers import TensorBoard as TensorBoard
     from .parameters import Parameters as Parameters
+    from .reduction import PCA as PCA
+    from .reduction import Projection as Projection
+    from .reduction import Reduced as Reduced
+    from .reduction import discriminant as discriminant
+    from .reduction import load_pca as load_pca
+    from .reduction import save_pca as save_pca
     from .seeding import KMeans as KMeans
     from .seeding import KMeansPlusPlus as KMeansPlusPlus
     from .seeding import Labels as Labels
@@ -90,10 +96,13 @@ _ROOM = {
     "Labels": "seeding",
     "LogLines": "observers",
     "OnlineEM": "fitting",
+    "PCA": "reduction",
     "Parameters": "parameters",
     "Progress": "observers",
+    "Projection": "reduction",
     "RandomResponsibilities": "seeding",
     "RandomRows": "seeding",
+    "Reduced": "reduction",
     "RelativeTolerance": "fitting",
     "Rescue": "fitting",
     "SQUAREM": "fitting",
@@ -110,11 +119,13 @@ _ROOM = {
     "cauchy_schwarz_divergence": "algebra",
     "cluster": "clusters",
     "condition": "algebra",
+    "discriminant": "reduction",
     "families": "covariance",
     "fit": "fitting",
     "kl_divergence": "algebra",
     "l2_distance": "algebra",
     "load": "store",
+    "load_pca": "reduction",
     "load_state": "checkpoint",
     "marginal": "algebra",
     "merge": "algebra",
@@ -123,6 +134,7 @@ _ROOM = {
     "regress": "algebra",
     "rosenblatt": "density",
     "save": "store",
+    "save_pca": "reduction",
     "save_state": "checkpoint",
     "select": "selection",
     "surprise": "density",

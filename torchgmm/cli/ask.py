@@ -12,6 +12,7 @@ from ..collective import current, together
 from ..data import Source, as_source
 from ..errors import InputError
 from ..mixture import GaussianMixture
+from ..reduction import load_pca
 from ..store import load
 from . import UsageError
 from .jobs import merged, own_device
@@ -118,15 +119,23 @@ def sample(words: list[str]) -> int:
     """Run `torchgmm sample` with these words and give its exit status."""
     parser = new_parser(
         "sample",
-        "MIXTURE N --out FILE [--seed SEED]",
+        "MIXTURE N --out FILE [--seed SEED] [--pca FILE]",
         "Draw independent rows from a mixture.",
         """  torchgmm sample runs/rows/mixture.safetensors 1000 --out drawn.npy
+  torchgmm sample runs/reduced/mixture.safetensors 1000 --out drawn.npy \\
+      --pca runs/reduced/pca.safetensors
   torchgmm sample runs/rows/mixture.safetensors 1000 --out drawn.csv --seed 7""",
     )
     parser.add_argument("mixture", type=str, help=_MIXTURE_HELP)
     parser.add_argument("rows", type=int, help="how many, N")
     parser.add_argument("--out", type=str, required=True, help="the rows, .npy or .csv")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal rows")
+    parser.add_argument(
+        "--pca",
+        type=str | None,
+        default=None,
+        help="the PCA before the mixture: rows are drawn in the features that it was given",
+    )
     options = parse(parser, words)
     if options.rows < 1:
         raise UsageError(f"the number of rows must be at least 1, got {options.rows}")
@@ -134,6 +143,8 @@ def sample(words: list[str]) -> int:
     mixture = single(load(options.mixture))
     generator = torch.Generator().manual_seed(options.seed)
     rows = mixture.sample((options.rows,), generator)
+    if options.pca is not None:
+        rows = load_pca(options.pca).inverse(rows)
     with Table(file, tuple(rows.shape), rows.dtype, 0).opened() as put:
         put(torch.arange(len(rows)), rows)
     lines = [("rows", f"{len(rows):,} x {rows.shape[1]}, seed {options.seed}")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..data import Files, Recipe, table_suffixes
 from ..errors import InputError, MissingExtraError
+from ..reduction import Principal
 from . import UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +109,12 @@ def use_threads(threads: int | None) -> None:
 
 def described(recipe: Recipe) -> dict[str, object]:
     """A recipe as a config names it."""
-    return {"class_path": f"torchgmm.data.{type(recipe).__name__}", "init_args": vars(recipe)}
+    room = "reduction" if isinstance(recipe, Principal) else "data"
+    settings = {
+        name: described(value) if isinstance(value, Recipe) else value
+        for name, value in vars(recipe).items()
+    }
+    return {"class_path": f"torchgmm.{room}.{type(recipe).__name__}", "init_args": settings}
 
 
 def config_text(parser: ArgumentParser, resolved: Namespace) -> str:

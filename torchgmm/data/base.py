@@ -73,12 +73,12 @@ class Source(ABC):
         replayable: whether the rows can be read again; a one-pass stream cannot.
         stable: whether every pass gives them in the same order; a loader that shuffles does not.
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
-        own: whether only this process has these rows, and others of the job have theirs.
-        numbered: whether rows that are its own have the numbers that they have among all.
-        group: the processes that read parts of it at this moment.
         decodes: whether reading them keeps all cores busy, so that it only pays where some are
             idle.
         names: of the features, one for each; empty where they have none.
+        own: whether only this process has these rows, and others of the job have theirs.
+        numbered: whether rows that are its own have the numbers that they have among all.
+        group: the processes that read parts of it at this moment.
     """
 
     n_features: int
@@ -87,11 +87,11 @@ class Source(ABC):
     replayable: bool = True
     stable: bool = True
     reads: bool = False
+    decodes: bool = False
+    names: tuple[str, ...] = ()
     own: bool = False
     numbered: bool = False
     group: Group = ALONE
-    decodes: bool = False
-    names: tuple[str, ...] = ()
 
     @property
     def row_bytes(self) -> int:
