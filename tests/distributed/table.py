@@ -56,6 +56,7 @@ def fits(folder):
         table[f"source-{name}"] = _fit("em", "full", x=source, init="kmeans")
         if name not in ("memmap", "batches"):
             table[f"source-{name}-online"] = _fit("online", "full", x=source, init="kmeans")
+    table["shared-m-step"] = _many_features
     for name, source in own_rows().items():
         table[f"own-{name}"] = _fit("em", "full", x=source, init=APART.start("full"))
     table["own-kmeans"] = _fit("em", "full", x=own_rows()["slices"], init="kmeans")
@@ -148,6 +149,14 @@ def _fit(method, family, x=X, **options):
         return mixture.fit(rows, made, generator=0, stop=STOP, **options)
 
     return run
+
+
+def _many_features():
+    """So many that each process makes the M-step of some components."""
+    x = torch.randn(400, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, :2] *= 4
+    mixture = tg.GaussianMixture(5, dtype=torch.float64)
+    return mixture.fit(x, tg.EM(3, reg_covar=0.5), init="kmeans", generator=0, stop=tg.Tolerance(0))
 
 
 def _rescue(method):

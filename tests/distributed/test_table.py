@@ -38,10 +38,18 @@ def test_so_do_others(name, world, tmp_path_factory):
 
 def test_bytes_of_a_step_are_those_of_the_packed_moments(pair):
     k, d = 3, 3
-    # n_k, first and second moments; log-likelihood, weight, count; two parts of the digest
-    packed = 8 * (k * (1 + d + d * d) + 3 + 2)
+    # n_k, first and half of the second moments; log-likelihood, weight, count; the digest's halves
+    packed = 8 * (k * (1 + d + d * (d + 1) // 2) + 3 + 2)
     for said in pair:
         assert set(said["table"]["em-full"]["n_bytes"]) == {packed}
+
+
+def test_a_shared_m_step_sends_half_of_the_factors_too(pair):
+    k, d = 5, 300
+    packed = 8 * (k * (1 + d + d * (d + 1) // 2) + 3 + 2)
+    factors = 8 * k * (d * (d + 1) // 2 + 1)
+    for said in pair:
+        assert set(said["table"]["shared-m-step"]["n_bytes"]) == {packed + factors}
 
 
 def test_a_process_alone_sends_nothing(pair):
