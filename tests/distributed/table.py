@@ -51,6 +51,7 @@ def fits(folder):
     table["rows-per-step"] = _fit(
         tg.OnlineEM(max_iter=5, batch_size=100, rows_per_step=300), "full", init=APART.start("full")
     )
+    table["stream"] = _fit("online", "full", x=lambda: iter(X.split(100)), init="kmeans")
     table["drift"] = _fit(tg.OnlineEM(max_iter=1, forget=500), "full", init=APART.start("full"))
     for name, source in sources(folder).items():
         table[f"source-{name}"] = _fit("em", "full", x=source, init="kmeans")
@@ -99,7 +100,53 @@ def own_rows():
         share = DistributedSampler(data, group.size, group.rank)  # it shuffles, and repeats rows
         return DataLoader(data, batch_size=64, sampler=share)
 
-    return {"slices": slices, "uneven": uneven, "sampler": sampler}
+    def iterable():
+        return OwnRows(_EveryOther(current().rank, current().size))
+
+    return {"slices": slices, "uneven": uneven, "sampler": sampler, "iterable": iterable}
+
+
+class _EveryOther(torch.utils.data.IterableDataset):
+    """Rows by the number of the process, as `split_dataset_by_node` deals them out."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+    def __iter__(self):
+        return iter(X[self.rank :: self.size])
+
+
+def streams():
+    """name -> a fit to rows that come once, or that each process has of its own, by batches."""
+
+    def own():
+        start, stop = current().share(len(X))
+        return OwnRows(X[start : stop - 100 * current().rank])  # other numbers in each
+
+    def once():
+        start, stop = current().share(len(X))
+        return OwnRows(iter(X[start:stop].split(90 + current().rank)))
+
+    online, gradient = tg.OnlineEM(max_iter=4, batch_size=150), tg.Gradient(max_iter=30)
+    return {
+        "own-online": _fit(online, "full", x=own, init="kmeans"),
+        "own-gradient": _fit(gradient, "full", x=own, init="kmeans"),
+        "own-lbfgs": _fit(tg.Gradient(optimizer="LBFGS"), "full", x=own, init="kmeans"),
+        "own-stream": _fit(online, "full", x=once, init="kmeans"),
+    }
+
+
+def levels():
+    """How good the fits of `streams` are: each method's, and exact EM's."""
+    warnings.simplefilter("ignore")
+    best = tg.GaussianMixture(3, dtype=torch.float64)
+    with tg.alone():
+        best.fit(X, generator=0, stop=STOP)
+    found = {"em": float(best.score(X))}
+    for name, call in streams().items():
+        mixture = tg.GaussianMixture.from_parameters(_do(call).parameters)
+        found[name] = float(mixture.score(X))
+    return found
 
 
 def sources(folder):

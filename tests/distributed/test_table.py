@@ -36,6 +36,13 @@ def test_so_do_others(name, world, tmp_path_factory):
     check([said[name] for said in _found[world]])
 
 
+@pytest.mark.parametrize("name", table.streams())
+def test_rows_of_their_own_by_batches_reach_what_exact_em_does(name, pair):
+    for said in pair:
+        assert said["levels"][name] > said["levels"]["em"] - 0.02
+        assert said["levels"][name] == pair[0]["levels"][name]
+
+
 def test_bytes_of_a_step_are_those_of_the_packed_moments(pair):
     k, d = 3, 3
     # n_k, first and half of the second moments; log-likelihood, weight, count; the digest's halves
