@@ -10,6 +10,7 @@ from .given import GivenSums, labelled_sums, weighted_sums
 from .operators import full_precision, score
 from .quadratic import Quadratic
 from .screened import Screened
+from .triton import Triton
 
 __all__ = [
     "Auto",
@@ -18,6 +19,7 @@ __all__ = [
     "Kernel",
     "Quadratic",
     "Screened",
+    "Triton",
     "as_kernel",
     "full_precision",
     "is_traced",

@@ -16,6 +16,7 @@ from ..parameters import Parameters
 from .base import Kernel, register, soft_assign
 from .dense import Dense
 from .features import Features, Linear, features_of
+from .memory import spared
 
 __all__ = ["Quadratic", "QuadraticPlan"]
 
@@ -71,7 +72,7 @@ class Quadratic(Kernel):
 
     name: ClassVar[str] = "quadratic"
 
-    def __init__(self, budget: int = 16 * 2**20) -> None:
+    def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
@@ -80,7 +81,7 @@ class Quadratic(Kernel):
         if not _expected_to_hold(features, torch.float64, _SINGLE):
             yield from self._dense().log_joint(x, parameters)
             return
-        work = _Chunks(features, x, torch.float64, self.budget)
+        work = _Chunks(features, x, torch.float64, self.bytes_for(x))
         rounded: Tensor | None = None
         for part, joint in work:
             if isinstance(features, Linear):
@@ -103,12 +104,13 @@ class Quadratic(Kernel):
         dtypes = tuple(d for d in both if _expected_to_hold(features, d, limits))
         return QuadraticPlan(features, dtypes)
 
+    @spared
     def planned(
         self, x: Tensor, w: Tensor | None, parameters: Parameters, plan: QuadraticPlan
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         for dtype in plan.dtypes:
-            found = _sums(plan.features, x, w, dtype, self.budget)
+            found = _sums(plan.features, x, w, dtype, self.bytes_for(x))
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)

@@ -61,7 +61,7 @@ class Screened(Kernel):
     name: ClassVar[str] = "screened"
 
     def __init__(self, budget: int = 8 * 2**20) -> None:
-        self.budget = budget
+        self._budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         yield from self._dense().log_joint(x, parameters)
@@ -90,7 +90,7 @@ class Screened(Kernel):
 
         def moments(centre: Tensor | None) -> Moments:
             pairs = Pairs(parameters, x.dtype, centre)
-            chooser = _Chooser(screen, plan, x, self.budget)
+            chooser = _Chooser(screen, plan, x, self._budget)
             for start in range(0, len(x), chooser.rows):
                 part = slice(start, start + chooser.rows)
                 chunk = chooser.by_rows(x[part])
@@ -100,7 +100,7 @@ class Screened(Kernel):
         return in_plain_coordinates(moments, parameters, x.dtype)
 
     def _dense(self) -> Dense:
-        return Dense(2 * self.budget)  # of a chunk's two buffers: the default is that of `Dense`
+        return Dense(2 * self._budget)  # of a chunk's two buffers: the default is that of `Dense`
 
     def _batch(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         shape, each = parameters.batch_shape, []
