@@ -27,7 +27,7 @@ class Block:
     x: Tensor  # (n, D), row by row or column by column: as it was read
     w: Tensor | None  # (n,), or None where every weight is 1
     start: int  # number of the first row in the whole data set
-    kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
+    kept: Tensor | None = None  # (n,) numbers of the rows, counted from start; on the CPU
     number: int = 0  # of the block in its pass, where a reader counts them
 
     def numbers(self) -> Tensor:
@@ -47,7 +47,7 @@ class Block:
         """The rows at these places of this block, in this order."""
         kept = index if self.kept is None else self.kept[index.to(self.kept.device)]
         w = None if self.w is None else self.w[index.to(self.w.device)]
-        return Block(self.x[index.to(self.x.device)], w, self.start, kept)
+        return Block(self.x[index.to(self.x.device)], w, self.start, kept.cpu())
 
 
 class Source(ABC):
@@ -62,6 +62,7 @@ class Source(ABC):
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
         decodes: whether reading them keeps all cores busy, so that it only pays where some are
             idle.
+        on_host: whether they come in the memory of the CPU, so that a GPU waits for the way.
     """
 
     n_features: int
@@ -71,6 +72,7 @@ class Source(ABC):
     stable: bool = True
     reads: bool = False
     decodes: bool = False
+    on_host: bool = True
 
     @property
     def row_bytes(self) -> int:

@@ -7,7 +7,9 @@ from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
 from .dense import Dense, joint_log_prob
 from .given import GivenSums, labelled_sums, weighted_sums
-from .operators import full_precision, score
+from .memory import retried
+from .operators import score
+from .precision import full_precision
 from .quadratic import Quadratic
 from .screened import Screened
 from .triton import Triton
@@ -27,6 +29,7 @@ __all__ = [
     "kernels",
     "labelled_sums",
     "log_prob",
+    "retried",
     "score",
     "weighted_sums",
 ]

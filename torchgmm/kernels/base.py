@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..moments import Moments
 from ..parameters import Parameters
-from .memory import chunk_budget
+from .memory import chunk_budget, spared
 
 __all__ = ["Kernel", "as_kernel", "chunk_rows", "kernels", "register", "soft_assign"]
 
@@ -57,6 +57,7 @@ class Kernel(ABC):
         The tensor is a buffer: it is overwritten by the next chunk.
         """
 
+    @spared
     def log_prob(
         self,
         x: Tensor,  # (N, D) or (*B, N, D)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from ..errors import MemoryWarning
 
-__all__ = ["chunk_budget", "spared"]
+__all__ = ["chunk_budget", "retried", "spared"]
 
 # Large enough that a launch is worth its time, small enough for a device shared with a network.
 _ON_GPU = 128 * 2**20
@@ -36,7 +37,7 @@ def chunk_budget(asked: int | None, usual: int, device: torch.device) -> int:
     if asked is not None:
         return min(asked, _borne.get(device, asked))
     if device.type != "cuda":
-        return usual
+        return min(usual, _borne.get(device, usual))
     return max(_LEAST, min(_ON_GPU, _borne.get(device, _ON_GPU), _power_of_two(free(device))))
 
 
@@ -51,33 +52,43 @@ def _power_of_two(size: int) -> int:
     return 1 << max(0, (size // _SHARE).bit_length() - 1)
 
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-def spared(method: M) -> M:
-    """A method of a kernel on rows that, out of memory, is called again with half the budget.
+class _Budgeted(Protocol):
+    def bytes_for(self, x: Tensor) -> int: ...
 
-    What a device turned out to bear is remembered, so the next call starts there.
+
+def retried(kernel: _Budgeted, x: Tensor, call: Callable[[], T]) -> T:
+    """What the call gives; out of memory, it is made again with half the kernel's budget.
+
+    What a device turned out to bear is remembered, so that the next call starts there.
     """
+    while True:
+        try:
+            return call()
+        except torch.OutOfMemoryError:
+            size = kernel.bytes_for(x)
+            if size <= _LEAST:
+                raise
+            _borne[x.device] = size // 2
+        # outside of the handler, which holds the frames and their tensors
+        if x.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory on {x.device}: chunks have {size // 2**20} MiB and will have half of "
+            "that; what else is on the device leaves no more",
+            MemoryWarning,
+            stacklevel=3,
+        )
+
+
+def spared(method: M) -> M:
+    """A method of a kernel, on rows, that is `retried`."""
 
     @functools.wraps(method)
-    def again(self: Any, x: torch.Tensor, *args: Any) -> Any:
-        while True:
-            try:
-                return method(self, x, *args)
-            except torch.OutOfMemoryError:
-                size = self.bytes_for(x)
-                if size <= _LEAST:
-                    raise
-                _borne[x.device] = size // 2
-            # outside of the handler, which holds the frames and their tensors
-            if x.device.type == "cuda":
-                torch.cuda.empty_cache()
-            warnings.warn(
-                f"out of memory on {x.device}: chunks have {size // 2**20} MiB and will have half "
-                "of that; what else is on the device leaves no more",
-                MemoryWarning,
-                stacklevel=3,
-            )
+    def again(self: Any, x: Tensor, *arguments: Any) -> Any:
+        return retried(self, x, lambda: method(self, x, *arguments))
 
     return cast(M, again)

@@ -18,8 +18,9 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import as_kernel, soft_assign
 from .dense import Dense, _joint, prepare
+from .precision import full_precision
 
-__all__ = ["backward_of", "backward_op", "full_precision", "log_prob_of", "log_prob_op", "score"]
+__all__ = ["backward_of", "backward_op", "log_prob_of", "log_prob_op", "score"]
 
 
 def score(moments: Moments, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,11 +46,6 @@ def score(moments: Moments, parameters: Parameters) -> tuple[Tensor, Tensor, Ten
     by_factor = (transposed @ excess).tril()
     by_log = by_factor.diagonal(dim1=-2, dim2=-1) * exact.scale.diagonal(dim1=-2, dim2=-1).exp()
     return by_logits, by_means, by_factor.tril(-1) + torch.diag_embed(by_log)
-
-
-def full_precision(device: torch.device) -> torch.autocast:
-    """A context in which mixed precision is off: bfloat16 has no digits for a distance."""
-    return torch.autocast(device.type, enabled=False)
 
 
 def log_prob_of(x: Tensor, logits: Tensor, means: Tensor, scale: Tensor, family: str) -> Tensor:

@@ -52,7 +52,8 @@ class Screened(Kernel):
 
     What is kept goes through the same differences and products as in `dense`, so digits are lost
     nowhere. Before a pass some rows are probed for the number of coordinates that pays best.
-    Components that share a covariance, or are too tight for the range of float32, go to `dense`.
+    Components that share a covariance, or are too tight for the range of float32, and rows on a
+    GPU go to `dense`.
 
     Args:
         budget: bytes of the kept rows of one chunk.
@@ -67,7 +68,9 @@ class Screened(Kernel):
         yield from self._dense().log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
-        if parameters.family.tied:  # one covariance: nothing to gain from single pairs
+        # One covariance: nothing to gain from single pairs. On a GPU tiles would be added up by
+        # atomic operations, in another order every time.
+        if parameters.family.tied or x.is_cuda:
             return self._dense().accumulate(x, w, parameters)
         if parameters.batch_shape:
             return self._batch(x, w, parameters)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..kernels import as_kernel, full_precision, is_traced, joint_log_prob, log_prob
+from ..kernels import as_kernel, full_precision, is_traced, joint_log_prob, log_prob, retried
 from .drawing import Drawing, Estimate
 from .tensors import as_tensor
 
@@ -194,9 +194,14 @@ class GaussianMixture(Drawing):
         shape = (*self.batch_shape, x.shape[-2], *trailing)
         out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
         axis = len(self.batch_shape)
-        with full_precision(x.device):
-            for rows, joint in as_kernel("auto").log_joint(x, self.as_parameters()):
+        kernel = as_kernel("auto")
+
+        def fill() -> None:
+            for rows, joint in kernel.log_joint(x, self.as_parameters()):
                 out.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(joint))
+
+        with full_precision(x.device):
+            retried(kernel, x, fill)
         return out
 
 
