@@ -27,9 +27,16 @@ if TYPE_CHECKING:
     from .checkpoint import load_state as load_state
     from .checkpoint import read_checkpoint as read_checkpoint
     from .checkpoint import save_state as save_state
+    from .clusters import Clusters as Clusters
+    from .clusters import cluster as cluster
+    from .collective import alone as alone
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
+    from .density import Calibration as Calibration
+    from .density import calibrate as calibrate
+    from .density import rosenblatt as rosenblatt
+    from .density import surprise as surprise
     from .errors import ConvergenceWarning as ConvergenceWarning
     from .errors import InputError as InputError
     from .errors import TorchGMMError as TorchGMMError
@@ -52,18 +59,29 @@ if TYPE_CHECKING:
     from .observers import Progress as Progress
     from .observers import TensorBoard as TensorBoard
     from .parameters import Parameters as Parameters
+    from .reduction import PCA as PCA
+    from .reduction import Projection as Projection
+    from .reduction import Reduced as Reduced
+    from .reduction import discriminant as discriminant
+    from .reduction import load_pca as load_pca
+    from .reduction import save_pca as save_pca
     from .seeding import KMeans as KMeans
     from .seeding import KMeansPlusPlus as KMeansPlusPlus
     from .seeding import Labels as Labels
     from .seeding import RandomResponsibilities as RandomResponsibilities
     from .seeding import RandomRows as RandomRows
+    from .selection import BootstrapTest as BootstrapTest
+    from .selection import bootstrap_test as bootstrap_test
     from .selection import select as select
     from .store import load as load
     from .store import save as save
 
 _ROOM = {
     "Aitken": "fitting",
+    "BootstrapTest": "selection",
+    "Calibration": "density",
     "Checkpoint": "checkpoint",
+    "Clusters": "clusters",
     "ConvergenceWarning": "errors",
     "EM": "fitting",
     "Family": "covariance",
@@ -78,10 +96,13 @@ _ROOM = {
     "Labels": "seeding",
     "LogLines": "observers",
     "OnlineEM": "fitting",
+    "PCA": "reduction",
     "Parameters": "parameters",
     "Progress": "observers",
+    "Projection": "reduction",
     "RandomResponsibilities": "seeding",
     "RandomRows": "seeding",
+    "Reduced": "reduction",
     "RelativeTolerance": "fitting",
     "Rescue": "fitting",
     "SQUAREM": "fitting",
@@ -91,23 +112,32 @@ _ROOM = {
     "TorchGMMError": "errors",
     "VarianceReducedEM": "fitting",
     "affine": "algebra",
+    "alone": "collective",
     "as_source": "data",
+    "bootstrap_test": "selection",
+    "calibrate": "density",
     "cauchy_schwarz_divergence": "algebra",
+    "cluster": "clusters",
     "condition": "algebra",
+    "discriminant": "reduction",
     "families": "covariance",
     "fit": "fitting",
     "kl_divergence": "algebra",
     "l2_distance": "algebra",
     "load": "store",
+    "load_pca": "reduction",
     "load_state": "checkpoint",
     "marginal": "algebra",
     "merge": "algebra",
     "product": "algebra",
     "read_checkpoint": "checkpoint",
     "regress": "algebra",
+    "rosenblatt": "density",
     "save": "store",
+    "save_pca": "reduction",
     "save_state": "checkpoint",
     "select": "selection",
+    "surprise": "density",
 }
 __all__ = ["__version__", *_ROOM]
 

@@ -9,6 +9,7 @@ __all__ = [
     "MemoryWarning",
     "MissingExtraError",
     "NotSizedError",
+    "PeerError",
     "SingularCovarianceError",
     "StoreError",
     "TorchGMMError",
@@ -61,6 +62,10 @@ class EmptyComponentError(TorchGMMError, ArithmeticError):
             f"component(s) {components} {what}: give fewer components, another seed, or let "
             'Rescue(empty="reseed") move them to badly explained rows'
         )
+
+
+class PeerError(TorchGMMError, RuntimeError):
+    """Another process of the job failed or is missing; the message says which, and its error."""
 
 
 class StoreError(TorchGMMError, OSError):

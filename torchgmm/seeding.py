@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .covariance import Family
-from .data import Block, Source
+from .data import Block, Source, uniform
 from .errors import InputError, SingularCovarianceError
 from .kernels import GivenSums, labelled_sums, weighted_sums
 from .kmeans import assign, kmeans, kmeans_plus_plus
@@ -79,7 +79,7 @@ class KMeans(Seeding):
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-        sums = nearest_sums(_all_rows(source, block), centres, family)
+        sums = nearest_sums(_all_rows(source, block), centres, family).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -109,7 +109,8 @@ class RandomRows(Seeding):
         block = _drawn(source, size, n_components, generator)
         chosen = torch.randperm(len(block.x), generator=generator)[:n_components]
         centres = block.take(chosen).x.double()
-        moments = nearest_sums(_all_rows(source, block), centres, family).moments()
+        sums = nearest_sums(_all_rows(source, block), centres, family).over(source.group)
+        moments = sums.moments()
         pooled = family.pooled(moments) / moments.weight.sum(-1)
         counts = torch.full_like(moments.weight, float(moments.rows) / n_components)
         heads = counts.sum(-1, keepdim=True) if family.tied else counts
@@ -127,7 +128,11 @@ class RandomRows(Seeding):
 
 @dataclass(frozen=True)
 class RandomResponsibilities(Seeding):
-    """Every row belongs to every component by a random amount: a start without any geometry."""
+    """Every row belongs to every component by a random amount: a start without any geometry.
+
+    The amount depends on the seed and on how many rows of positive weight come before, so that
+    many processes draw as one does.
+    """
 
     def __call__(
         self,
@@ -141,11 +146,17 @@ class RandomResponsibilities(Seeding):
         block = _drawn(source, size, n_components, generator)
         frame = block.x.double().mean(0, keepdim=True).expand(n_components, -1).contiguous()
 
-        def draw(rows: int) -> Tensor:
-            r = torch.rand((n_components, rows), generator=generator, dtype=torch.float64)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        before = _rows_before(source, block)
+
+        def draw(part: Block) -> Tensor:
+            nonlocal before
+            numbers = torch.arange(before, before + len(part.x))
+            before += len(part.x)
+            r = uniform(numbers, n_components, seed)
             return r / r.sum(0)
 
-        sums = weighted_sums(_all_rows(source, block), frame, family, draw)
+        sums = weighted_sums(_all_rows(source, block), frame, family, draw).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -188,9 +199,9 @@ class Labels(Seeding):
             return labels[block.numbers().to(labels.device)].to(block.x.device)
 
         # twice: about the labels' own means the covariances keep their digits
-        rough = labelled_sums(source.blocks(), frame, family, known).moments()
+        rough = labelled_sums(source.blocks(), frame, family, known).over(source.group).moments()
         centres = from_moments(rough, family, 1.0)[0].means
-        sums = labelled_sums(source.blocks(), centres, family, known)
+        sums = labelled_sums(source.blocks(), centres, family, known).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -258,7 +269,16 @@ def _drawn(source: Source, size: int, n_components: int, generator: torch.Genera
 
 def _all_rows(source: Source, sample: Block) -> Iterable[Block]:
     """Every row; of a stream that cannot be read again, the rows that were sampled."""
-    return source.blocks() if source.replayable else [sample]
+    return source.blocks() if source.replayable else [source.mine(sample)]
+
+
+def _rows_before(source: Source, sample: Block) -> int:
+    """How many rows the processes before this one have; to know it they are read once."""
+    group = source.group
+    if group.size == 1:
+        return 0
+    own = sum(len(block.x) for block in _all_rows(source, sample))
+    return sum(int(count) for count in group.texts(str(own))[: group.rank])
 
 
 def nearest_sums(blocks: Iterable[Block], centres: Tensor, family: Family) -> GivenSums:

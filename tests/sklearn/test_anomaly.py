@@ -161,3 +161,14 @@ def test_wrong_settings_are_refused(wrong, text):
         AnomalyDetector(**wrong).fit(overlapping(20))
     with pytest.raises(ValueError, match="X has 2 features, but AnomalyDetector is expecting 3"):
         AnomalyDetector().fit(overlapping(20)).predict(np.zeros((3, 2)))
+
+
+def test_distances_are_those_of_an_elliptic_envelope():
+    from sklearn.covariance import EmpiricalCovariance
+
+    x = np.random.default_rng(0).normal(size=(300, 3)) @ np.diag([1, 2, 3])
+    one = AnomalyDetector(reg_covar=0.0).fit(x)
+    np.testing.assert_allclose(one.mahalanobis(x), EmpiricalCovariance().fit(x).mahalanobis(x))
+    two = AnomalyDetector(2, random_state=0).fit(np.concatenate([x, x + 50]))
+    # each row is measured from its own group
+    assert two.mahalanobis(x + 50).max() < 50

@@ -11,6 +11,7 @@ import torch
 from ..data import Source, as_source
 from ..errors import InputError
 from ..mixture import GaussianMixture
+from ..reduction import load_pca
 from ..store import load
 from . import UsageError
 from .outputs import Table, check_table
@@ -21,7 +22,7 @@ from .scoring import present_rows, score_of
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["predict", "sample", "score", "show"]
+__all__ = ["predict", "sample", "score", "show", "single"]
 
 _MIXTURE_HELP = "a mixture file, as `torchgmm fit` and torchgmm.save write it"
 _SHOWN = 10  # components
@@ -109,22 +110,32 @@ def sample(words: list[str]) -> int:
     """Run `torchgmm sample` with these words and give its exit status."""
     parser = new_parser(
         "sample",
-        "MIXTURE N --out FILE [--seed SEED]",
+        "MIXTURE N --out FILE [--seed SEED] [--pca FILE]",
         "Draw independent rows from a mixture.",
         """  torchgmm sample runs/rows/mixture.safetensors 1000 --out drawn.npy
+  torchgmm sample runs/reduced/mixture.safetensors 1000 --out drawn.npy \\
+      --pca runs/reduced/pca.safetensors
   torchgmm sample runs/rows/mixture.safetensors 1000 --out drawn.csv --seed 7""",
     )
     parser.add_argument("mixture", type=str, help=_MIXTURE_HELP)
     parser.add_argument("rows", type=int, help="how many, N")
     parser.add_argument("--out", type=str, required=True, help="the rows, .npy or .csv")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal rows")
+    parser.add_argument(
+        "--pca",
+        type=str | None,
+        default=None,
+        help="the PCA before the mixture: rows are drawn in the features that it was given",
+    )
     options = parse(parser, words)
     if options.rows < 1:
         raise UsageError(f"the number of rows must be at least 1, got {options.rows}")
     file = check_table(options.out)
-    mixture = _single(load(options.mixture))
+    mixture = single(load(options.mixture))
     generator = torch.Generator().manual_seed(options.seed)
     rows = mixture.sample((options.rows,), generator)
+    if options.pca is not None:
+        rows = load_pca(options.pca).inverse(rows)
     with Table(file, tuple(rows.shape), rows.dtype, 0).opened() as put:
         put(torch.arange(len(rows)), rows)
     lines = [("rows", f"{len(rows):,} x {rows.shape[1]}, seed {options.seed}")]
@@ -172,11 +183,12 @@ def _parser(command: str, usage: str, description: str, examples: str) -> Argume
 
 def _opened(parser: ArgumentParser, options: object) -> tuple[GaussianMixture, Source]:
     built = parser.instantiate(options)
-    mixture = _single(load(built.mixture, device=built.device))
+    mixture = single(load(built.mixture, device=built.device))
     return mixture, as_source(as_recipe(built.data, None))
 
 
-def _single(mixture: GaussianMixture) -> GaussianMixture:
+def single(mixture: GaussianMixture) -> GaussianMixture:
+    """The mixture, if it is no batch of them."""
     if mixture.batch_shape:
         raise InputError(
             f"the file holds a batch of mixtures of shape {tuple(mixture.batch_shape)}: the "

@@ -17,6 +17,7 @@ from ..fitting import Method, Observer, Resumption, Stop
 from ..fitting import fit as run_fit
 from ..mixture import GaussianMixture
 from ..observers import Progress
+from ..reduction import PrincipalRows, save_pca
 from ..seeding import Seeding
 from ..store import load, save
 from . import INTERRUPTED, say
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["fit", "fit_parser"]
 
-_MIXTURE, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT = (
+_MIXTURE, _PCA, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT = (
     "mixture.safetensors",
+    "pca.safetensors",
     "result.json",
     "picture.png",
     "config.yaml",
@@ -66,8 +68,11 @@ _EXAMPLES = """  torchgmm fit configs/patches.yaml
   torchgmm fit runs/patches/config.yaml          the same fit again, bit for bit
   torchgmm fit configs/patches.yaml --resume     go on where a killed fit stopped, bit for bit
   torchgmm fit --method.help EM                  the settings of a class
+  torchgmm fit --data Principal --data.rows rows.npy --data.n_components 16 --data.whiten true \\
+      --mixture.n_components 5 --out runs/reduced    a PCA first
 
---out holds mixture.safetensors (torchgmm.load reads it), result.json, picture.png and config.yaml.
+--out holds mixture.safetensors (torchgmm.load reads it), result.json, picture.png and config.yaml,
+and pca.safetensors (torchgmm.load_pca) where there is one.
 Progress goes to standard error, the table at the end to standard output."""
 
 
@@ -201,7 +206,7 @@ def fit(words: list[str]) -> int:
 def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
     """Everything that can go wrong before the work, in the order of its cost."""
     use_threads(options.threads)
-    names = [_MIXTURE, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT]
+    names = [_MIXTURE, _PCA, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT]
     folder = None if options.out is None else check_folder(options.out, names)
     built = parser.instantiate(options)
     mixture = GaussianMixture(
@@ -243,7 +248,7 @@ def _resumption(folder: Path | None) -> Resumption | None:
 
 
 def _subject(recipe: Recipe, source: Source) -> Subject:
-    return Subject(source.n_features, recipe.image_shape, recipe.feature_names)
+    return Subject(source.n_features, recipe.image_shape, source.names or None)
 
 
 def _start(init: Seeding | str) -> Any:
@@ -289,6 +294,11 @@ def _write(job: Job, report: Report, folder: Path, *, with_picture: bool) -> lis
     with replaced(folder / _CONFIG) as partial:
         partial.write_text(job.config, encoding="utf-8")
     files = [_MIXTURE, _CONFIG]
+    if isinstance(job.source, PrincipalRows):
+        save_pca(job.source.front, folder / _PCA)
+        files.append(_PCA)
+    else:
+        (folder / _PCA).unlink(missing_ok=True)  # of an earlier fit
     if with_picture and job.picture != "none":
         rows = job.source.sample(5000, torch.Generator().manual_seed(0)).x
         levels = [step.log_likelihood for step in report.recorder.steps]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..data import Files, Recipe, table_suffixes
 from ..errors import InputError, MissingExtraError
+from ..reduction import Principal
 from . import UsageError
 
 if TYPE_CHECKING:
@@ -66,9 +67,12 @@ def add_config(parser: ArgumentParser) -> None:
     )
 
 
-def add_data(parser: ArgumentParser) -> None:
+def add_data(parser: ArgumentParser, *, required: bool = True) -> None:
     """`--data` as a path or a recipe."""
-    parser.add_argument("--data", type=Recipe | str, required=True, help=DATA_HELP)
+    if required:
+        parser.add_argument("--data", type=Recipe | str, required=True, help=DATA_HELP)
+    else:
+        parser.add_argument("--data", type=Recipe | str | None, default=None, help=DATA_HELP)
 
 
 def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
@@ -105,7 +109,12 @@ def use_threads(threads: int | None) -> None:
 
 def described(recipe: Recipe) -> dict[str, object]:
     """A recipe as a config names it."""
-    return {"class_path": f"torchgmm.data.{type(recipe).__name__}", "init_args": vars(recipe)}
+    room = "reduction" if isinstance(recipe, Principal) else "data"
+    settings = {
+        name: described(value) if isinstance(value, Recipe) else value
+        for name, value in vars(recipe).items()
+    }
+    return {"class_path": f"torchgmm.{room}.{type(recipe).__name__}", "init_args": settings}
 
 
 def config_text(parser: ArgumentParser, resolved: Namespace) -> str:

@@ -10,8 +10,10 @@ from .door import as_source
 from .encoder import Encoded
 from .files import read_table, table_suffixes
 from .loaders import LoaderSource
+from .numbers import scrambled, uniform
 from .recipes import Bundled, Files, ImagePatches, Recipe
 from .shards import ShardSource
+from .spread import OwnRows, spread
 
 __all__ = [
     "ArraySource",
@@ -24,10 +26,14 @@ __all__ = [
     "ImagePatches",
     "Indexed",
     "LoaderSource",
+    "OwnRows",
     "Recipe",
     "ShardSource",
     "Source",
     "as_source",
     "read_table",
+    "scrambled",
+    "spread",
     "table_suffixes",
+    "uniform",
 ]

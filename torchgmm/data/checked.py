@@ -20,8 +20,8 @@ class Checked(Source):
     Rows of weight 0 are left out. Finiteness is looked at until one whole pass was clean; the
     rows do not change after that. Where rows come from a disk or a loader they are read, checked
     and sent by a thread of their own, if it has a core to itself; so are rows in memory on their
-    way to a GPU. Blocks are numbered as the source gives them, so that a reader finds its place again though blocks without a row of
-    positive weight are left out.
+    way to a GPU. Blocks are numbered as the source gives them, so that a reader finds its place
+    again though blocks without a row of positive weight are left out.
     """
 
     def __init__(self, source: Source, dtype: torch.dtype, device: torch.device) -> None:
@@ -31,6 +31,7 @@ class Checked(Source):
         self.n_features, self.n_rows = source.n_features, source.n_rows
         self.dtype, self.replayable = dtype, source.replayable
         self.stable, self.reads = source.stable, source.reads
+        self.own, self.group = source.own, source.group
 
     @property
     def row_bytes(self) -> int:
@@ -44,6 +45,11 @@ class Checked(Source):
         batches = self._source.batches(rows, seed=seed, epoch=epoch, skip=skip)
         yield from self._delivered(batches, skip)
         self._clean = self._clean or skip == 0
+
+    def ordered_batches(self, rows: int, *, skip: int = 0) -> Iterator[Block]:
+        if self.group.size == 1:
+            return super().ordered_batches(rows, skip=skip)
+        return self._delivered(self._source.ordered_batches(rows, skip=skip), skip)
 
     def sample(self, size: int, generator: torch.Generator) -> Block:
         return self._usable(self._source.sample(size, generator))
@@ -61,10 +67,11 @@ class Checked(Source):
     def _all_usable(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
         for number, block in enumerate(blocks, first):
             usable = self._usable(block, number)
-            if len(usable.x):
+            if usable.whole or (usable.whole is None and len(usable.x)):
                 yield usable
 
     def _usable(self, block: Block, number: int = 0) -> Block:
+        whole = block.whole
         if block.w is not None and not bool(block.w.all()):
             block = block.take(block.w.nonzero().squeeze(-1))
         if not self._clean:
@@ -72,7 +79,7 @@ class Checked(Source):
             checks.check_finite(block.x, self.dtype, offset=block.start, kept=kept)
         x = sent(block.x, self._device).to(self.dtype)
         w = None if block.w is None else sent(block.w, self._device).to(self.dtype)
-        return Block(x, w, block.start, block.kept, number)
+        return Block(x, w, block.start, block.kept, number, whole)
 
 
 def _idle_cores(device: torch.device) -> bool:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count, check_floor
+from ..collective import Group
 from ..data import Block, Source
 from ..errors import InputError
-from ..kernels import as_kernel
+from ..kernels import Kernel, as_kernel
 from ..moments import Moments
 from ..parameters import Parameters
+from .processes import in_step, summed
 from .watch import Watch
 
 __all__ = [
@@ -54,6 +56,7 @@ class Step:
         collapsed: components whose covariance is nothing but the floor.
         kernel: which kernel ran.
         last: no rows are left for another step.
+        n_bytes: what each process gave to be summed over all; 0 in a process alone.
     """
 
     log_likelihood: float
@@ -63,6 +66,7 @@ class Step:
     collapsed: int = 0
     kernel: str = ""
     last: bool = False
+    n_bytes: int = 0
 
     @property
     def rows_per_second(self) -> float:
@@ -131,13 +135,40 @@ class Problem:
     watch: Watch = field(default_factory=Watch, repr=False)
     _readers: dict[tuple[int, ...], Iterator[Block]] = field(default_factory=dict, repr=False)
 
+    @property
+    def group(self) -> Group:
+        """The processes that share the rows."""
+        return self.source.group
+
     def reached(self, state: State) -> None:
         """Name a state from which the step under way can go on: after each block.
 
         Only where a reader finds its place again are states in the middle of a pass of any use.
         """
-        if self.source.stable:
+        if self.source.stable and not (self.source.own and self.group.size > 1):
             self.watch.state = state
+
+    def summed(
+        self, moments: Moments | None, rows: int, parameters: Parameters
+    ) -> tuple[Moments | None, int]:
+        """Moments and number of the rows of all processes, from those of this one.
+
+        The one place where a fit meets the other processes. None where there are no rows.
+        """
+        if self.group.size == 1:
+            return moments, rows
+        return summed(self.group, moments, rows, parameters)
+
+    def e_step(self, kernel: Kernel, batch: Block, parameters: Parameters) -> tuple[Moments, int]:
+        """Moments of a batch and its number of rows, whichever processes have them."""
+        own = kernel.accumulate(batch.x, batch.w, parameters) if len(batch.x) else None
+        moments, rows = self.summed(own, len(batch.x), parameters)
+        if moments is None or rows != (rows if batch.whole is None else batch.whole):
+            raise InputError(
+                f"the processes read {rows} of {batch.whole} rows of a batch: the source gives "
+                "them in another order in some"
+            )
+        return moments, rows
 
     def blocks(self, position: int) -> Iterator[tuple[int, Block]]:
         """All rows in their own order from `position` on: the position after it, and a block."""
@@ -163,7 +194,7 @@ class Problem:
                 reader = self.source.ordered_batches(rows, skip=skip)
             else:
                 reader = self.source.batches(rows, seed=seed, epoch=epoch, skip=skip)
-        for batch in reader:
+        for batch in in_step(reader, self.source, position):
             position = _after(position, batch)
             self._readers.clear()
             self._readers[rows, seed, epoch, position] = reader

@@ -104,9 +104,10 @@ class Climb:
 
     def _step(self, begun: Begun) -> tuple[State, Step]:
         assert begun.state is not None
-        watch = self._watched(begun, begun.state.sums.rows)
+        watch, group = self._watched(begun, begun.state.sums.rows), self.problem.group
+        before = group.n_bytes
         state, step = self.method.step(begun.state, self.problem)
-        step = dataclasses.replace(step, seconds=watch.seconds)
+        step = dataclasses.replace(step, seconds=watch.seconds, n_bytes=group.n_bytes - before)
         watch.end()
         begun.seconds = 0.0
         return state, step

@@ -88,6 +88,7 @@ class EM(Method):
             spent=state.rescues,
             blocks=problem.source.blocks(),
             kernel=kernel,
+            group=problem.group,
         )
         level, rescued = float(moments.mean_log_prob), int(after.rescued.sum())
         return after, Step(level, rows, 0.0, rescued, after.collapsed, kernel.ran)
@@ -97,6 +98,8 @@ class EM(Method):
     ) -> tuple[Moments, int]:
         """The moments of all rows under the current mixture (or `at`), and how many rows."""
         parameters = state.parameters if at is None else at
+        if problem.group.size > 1:  # what is half summed belongs to a process that worked alone
+            state = replace(state, moments=None, position=0, sums=replace(state.sums, rows=0))
         moments, rows = state.moments, state.sums.rows
         for position, block in problem.blocks(state.position):
             part = kernel.accumulate(block.x, block.w, parameters)
@@ -104,7 +107,9 @@ class EM(Method):
             rows += len(block.x)
             # the log-likelihood stays where it was computed: reading it would make a GPU wait
             sums = replace(state.sums, rows=rows)
-            problem.reached(replace(state, position=position, sums=sums, moments=moments))
+            if problem.group.size == 1:
+                problem.reached(replace(state, position=position, sums=sums, moments=moments))
+        moments, rows = problem.summed(moments, rows, parameters)
         if moments is None:
             raise InputError("the source gave no rows of positive weight")
         return moments, rows

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..collective import ALONE, Group
 from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
@@ -45,6 +46,7 @@ def m_step(
     blocks: Iterable[Block],
     kernel: Kernel,
     held: Tensor | None = None,
+    group: Group = ALONE,
 ) -> MStep:
     """Parameters that maximise the likelihood of the moments, under the rescue policy.
 
@@ -57,6 +59,7 @@ def m_step(
         blocks: where replaced components look for badly explained rows; read only if needed.
         kernel: computes log-probabilities there.
         held: mask `(K,)` of components that keep mean and covariance in this step.
+        group: the processes whose rows the blocks are.
 
     Raises:
         SingularCovarianceError: no spread and no floor.
@@ -66,6 +69,8 @@ def m_step(
     empty, collapsed = rescue.find(moments, family, floor)
     rescue.check(empty, collapsed)
     after, hopeless = from_moments(moments, family, floor)
+    if held is None and not bool((empty | collapsed).any() | hopeless.any()):
+        return MStep(after, empty, 0)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
     if bool(kept.any()):
         after, hopeless = _keep(kept, before, after, hopeless)
@@ -73,7 +78,7 @@ def m_step(
         raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
     chosen = rescue.chosen(empty, collapsed, spent)
     if bool(chosen.any()):
-        after = reseeded(after, chosen, moments, blocks, kernel, floor)
+        after = reseeded(after, chosen, moments, blocks, kernel, floor, group)
     return MStep(after, chosen, int(collapsed.sum()))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..collective import ALONE, Group
 from ..covariance import Family
 from ..data import Block
 from ..errors import EmptyComponentError, InputError
@@ -88,12 +89,13 @@ def reseeded(
     blocks: Iterable[Block],
     kernel: Kernel,
     floor: float,
+    group: Group = ALONE,
 ) -> Parameters:
     """Put the chosen components on the worst-explained rows, with the pooled covariance."""
     index = which.nonzero().flatten()
     family = parameters.family
     means = parameters.means.clone()
-    rows = worst_rows(blocks, parameters, kernel, len(index))
+    rows = worst_rows(blocks, parameters, kernel, len(index), group)
     means[index[: len(rows)]] = rows
     scale = parameters.scale
     if not family.tied:
@@ -114,7 +116,11 @@ def reseeded(
 
 
 def worst_rows(
-    blocks: Iterable[Block], parameters: Parameters, kernel: Kernel, count: int
+    blocks: Iterable[Block],
+    parameters: Parameters,
+    kernel: Kernel,
+    count: int,
+    group: Group = ALONE,
 ) -> Tensor:
     """The `count` different rows `(<= count, D)` of least log-probability, float64.
 
@@ -122,17 +128,28 @@ def worst_rows(
     """
     best = parameters.means.new_empty(0, parameters.n_features)
     worst = parameters.means.new_empty(0)
-    for block in blocks:
+    for block in blocks if group.size == 1 else _some(blocks):
         for part, joint in kernel.log_joint(block.x, parameters):
             log_prob = joint.logsumexp(-2).double()
             few = log_prob.topk(min(4 * count, len(log_prob)), largest=False)
             rows = torch.cat([best, block.x[part][few.indices].double()])
-            values = torch.cat([worst, few.values])
-            rows, first = _unique_rows(rows)
-            values = values[first]
-            keep = values.topk(min(count, len(values)), largest=False).indices
-            best, worst = rows[keep], values[keep]
+            best, worst = _least(rows, torch.cat([worst, few.values]), count)
+    if group.size > 1:
+        best, worst = _least(group.stacked(best), group.stacked(worst), count)
     return best
+
+
+def _some(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks that have rows in this process."""
+    return (block for block in blocks if len(block.x))
+
+
+def _least(rows: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most `count` different rows of the least values."""
+    rows, first = _unique_rows(rows)
+    values = values[first]
+    keep = values.topk(min(count, len(values)), largest=False).indices
+    return rows[keep], values[keep]
 
 
 def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

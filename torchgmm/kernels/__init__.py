@@ -5,7 +5,7 @@ from __future__ import annotations
 from .auto import Auto
 from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
-from .dense import Dense, joint_log_prob
+from .dense import Dense, joint_log_prob, squared_distances
 from .given import GivenSums, labelled_sums, weighted_sums
 from .memory import retried
 from .operators import score
@@ -31,5 +31,6 @@ __all__ = [
     "log_prob",
     "retried",
     "score",
+    "squared_distances",
     "weighted_sums",
 ]

@@ -16,7 +16,14 @@ from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
 from .memory import spared
 
-__all__ = ["Dense", "Prepared", "in_plain_coordinates", "joint_log_prob", "prepare"]
+__all__ = [
+    "Dense",
+    "Prepared",
+    "in_plain_coordinates",
+    "joint_log_prob",
+    "prepare",
+    "squared_distances",
+]
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -137,6 +144,12 @@ class Dense(Kernel):
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             yield rows, _joint(seen, prepared.log_norm, out=buffer)
 
+    def distances(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
+        """Squared Mahalanobis distances as `log_joint` gives log-probabilities, `(*B, K, n)`."""
+        prepared = prepare(parameters, x.dtype)
+        for rows, seen, _ in self._chunks(x, parameters, prepared):
+            yield rows, seen.mahalanobis
+
     @spared
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         def moments(centre: Tensor | None) -> Moments:
@@ -203,7 +216,16 @@ def joint_log_prob(x: Tensor, parameters: Parameters) -> Tensor:
         parameters: tensors that may require gradients.
     """
     prepared = prepare(parameters, x.dtype)
+    return _joint(_seen(x, parameters, prepared), prepared.log_norm).mT
+
+
+def squared_distances(x: Tensor, parameters: Parameters) -> Tensor:
+    """Squared Mahalanobis distances `(*B, N, K)`, differentiable, in one piece."""
+    return _seen(x, parameters, prepare(parameters, x.dtype)).mahalanobis.mT
+
+
+def _seen(x: Tensor, parameters: Parameters, prepared: Prepared) -> Whitened:
     d = x.unsqueeze(-3) - prepared.centre
     z = parameters.family.whiten(d, prepared.whitener, prepared.shift, None)
     squares = z * z
-    return _joint(Whitened(z, squares, squares.sum(-1)), prepared.log_norm).mT
+    return Whitened(z, squares, squares.sum(-1))

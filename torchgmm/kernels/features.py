@@ -61,7 +61,7 @@ class Features(ABC):
 
     @abstractmethod
     def load(self, x: Tensor, layout: Any) -> None:
-        """Put the features of the rows `x (*B, n, D)` into what `layout` made."""
+        """Put the features of the rows `x (*B, n, D)` into what `layout` made; any dtype."""
 
     @abstractmethod
     def coefficients(self) -> Tensor:
@@ -106,7 +106,7 @@ class Products(Features):
 
     def load(self, x: Tensor, layout: Columns) -> None:
         room = layout.room(x)
-        torch.sub(x.mT, self.centre.to(room.dtype).unsqueeze(-1), out=room)
+        _difference(x.mT, self.centre.unsqueeze(-1), room)
         layout.multiply()
 
     def coefficients(self) -> Tensor:
@@ -145,8 +145,7 @@ class Squares(Features):
         return Rows(self.offset.shape[:-2], self.d, self.n_second, rows, like)
 
     def load(self, x: Tensor, layout: Rows) -> None:
-        room = layout.room(x)
-        torch.sub(x, self.centre.to(room.dtype).unsqueeze(-2), out=room)
+        _difference(x, self.centre.unsqueeze(-2), layout.room(x))
         layout.square()
 
     def coefficients(self) -> Tensor:
@@ -185,9 +184,9 @@ class Linear(Features):
 
     def load(self, x: Tensor, layout: Rows) -> None:
         room = layout.room(x)
-        y = (x - self.centre.to(room.dtype).unsqueeze(-2)).unsqueeze(-3)  # (*B, 1, n, D)
+        y = _difference(x, self.centre.unsqueeze(-2), torch.empty_like(x, dtype=room.dtype))
         whitener = self._whitener.to(room.dtype).contiguous()
-        self.family.whiten(y, whitener, None, room.unsqueeze(-3))
+        self.family.whiten(y.unsqueeze(-3), whitener, None, room.unsqueeze(-3))
 
     def coefficients(self) -> Tensor:
         constant = self._log_norm() - 0.5 * self.whitened.square().sum(-1)
@@ -213,6 +212,13 @@ class Linear(Features):
         # spread of whitened coordinates; what the whitening itself rounds, `dense` rounds too
         size = spread + self.whitened.abs()
         return (size * self.whitened.abs()).sum(-1), size.square().amax(-1)
+
+
+def _difference(x: Tensor, centre: Tensor, out: Tensor) -> Tensor:
+    """`x - centre` in the dtype of `out`, without a copy of x in it."""
+    if x.dtype == out.dtype:
+        return torch.sub(x, centre.to(out.dtype), out=out)
+    return out.copy_(x).sub_(centre.to(out.dtype))
 
 
 def features_of(parameters: Parameters, centre: Tensor) -> Features:

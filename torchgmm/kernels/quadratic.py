@@ -33,6 +33,11 @@ class _Limits:
     joint: float
     variance: float
 
+    def allow(self, magnitude: tuple[float, float], dtype: torch.dtype) -> bool:
+        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not."""
+        eps = torch.finfo(dtype).eps
+        return eps * magnitude[0] <= self.joint and eps * magnitude[1] <= self.variance
+
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
@@ -78,7 +83,7 @@ class Quadratic(Kernel):
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         features = _about_the_middle(parameters, x.dtype)
         # float64 whatever the rows are: single log-probabilities are not averaged over rows
-        if not _expected_to_hold(features, torch.float64, _SINGLE):
+        if not _SINGLE.allow(_expected(features), torch.float64):
             yield from self._dense().log_joint(x, parameters)
             return
         work = _Chunks(features, x, torch.float64, self.bytes_for(x))
@@ -100,8 +105,8 @@ class Quadratic(Kernel):
     def plan(self, x: Tensor, parameters: Parameters) -> QuadraticPlan:
         """The features, and the dtypes in which products are expected to keep the rows' digits."""
         features, limits = _about_the_middle(parameters, x.dtype), _LIMITS[x.dtype]
-        both = dict.fromkeys((x.dtype, torch.float64))
-        dtypes = tuple(d for d in both if _expected_to_hold(features, d, limits))
+        both, expected = dict.fromkeys((x.dtype, torch.float64)), _expected(features)
+        dtypes = tuple(dtype for dtype in both if limits.allow(expected, dtype))
         return QuadraticPlan(features, dtypes)
 
     @spared
@@ -124,7 +129,7 @@ class _Chunks:
 
     def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
         p = features.parameters
-        self._features, self._dtype = features, dtype
+        self._features = features
         self._x = x if x.dim() > 2 else x.expand(*p.batch_shape, *x.shape)
         self._theta = features.coefficients().to(dtype)
         self._shape = (*p.batch_shape, p.n_components)
@@ -142,9 +147,7 @@ class _Chunks:
         n_rows = self._x.shape[-2]
         for start in range(0, n_rows, self._rows):
             part = slice(start, min(start + self._rows, n_rows))
-            chunk = self._x[..., part, :]
-            same = chunk.dtype == self._dtype
-            self._features.load(chunk if same else chunk.to(self._dtype), self.layout)
+            self._features.load(self._x[..., part, :], self.layout)
             n = part.stop - start
             joint = self._joint[: math.prod(self._shape) * n].view(*self._shape, n)
             yield part, self.layout.joint(self._theta, joint)
@@ -209,16 +212,16 @@ def _moments(
     return Moments(found.weight, found.first, found.second, log_prob, rows, p.means)
 
 
-def _expected_to_hold(features: Features, dtype: torch.dtype, limits: _Limits) -> bool:
-    """Whether `dtype` keeps the digits if the rows lie where the parameters say."""
+def _expected(features: Features) -> tuple[float, float]:
+    """The largest `Features.magnitude` of a component if the rows lie where the parameters say."""
     p = features.parameters
     if isinstance(features, Linear):
         spread = features.whitened.abs() + 1
     else:
         unit = p.family.unit_second(torch.ones_like(p.logits), features.d)
-        variance = _diagonal(p.family, p.family.colour_second(unit, p.family.factor(p.scale)))
-        spread = (variance + features.offset.square()).sqrt()
-    return bool(_fine(features, spread, dtype, limits).all())
+        second = p.family.colour_second(unit, p.family.factor(p.scale))
+        spread = (_variance(features, second) + features.offset.square()).sqrt()
+    return _largest(features, spread)
 
 
 def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits) -> bool:
@@ -228,21 +231,35 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
     about = _diagonal(family, seen.second)
     # of a component that shares its covariance no more is known than its mean
-    spread = (seen.first / n).abs() + 1 if family.tied else (about / n).clamp_min(0).sqrt()
-    if not bool((_fine(features, spread.expand(seen.first.shape), dtype, limits) | ~present).all()):
+    mean, within = seen.first / n, family.within(seen)
+    if family.tied:
+        spread = mean.abs() + 1
+    else:
+        spread = (_variance(features, within).clamp_min(0) / n + mean.square()).sqrt()
+    if not limits.allow(_largest(features, spread, present), dtype):
         return False
     # and whether what is left about the new means stands out of the rounding of what it came from
     heads = present.any(-1, keepdim=True) if family.tied else present
-    left = _diagonal(family, family.within(seen))
+    left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
     return bool(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
 
 
-def _fine(features: Features, spread: Tensor, dtype: torch.dtype, limits: _Limits) -> Tensor:
-    joint, variance = features.magnitude(spread)
-    eps = torch.finfo(dtype).eps
-    return (eps * joint <= limits.joint) & (eps * variance <= limits.variance)
+def _largest(
+    features: Features, spread: Tensor, present: Tensor | None = None
+) -> tuple[float, float]:
+    both = torch.stack(features.magnitude(spread))
+    if present is not None:
+        both = both.where(present, 0)
+    joint, variance = both.flatten(1).amax(-1).tolist()
+    return joint, variance
+
+
+def _variance(features: Features, second: Tensor) -> Tensor:
+    """Second moments of every coordinate; their mean where only their sum is known."""
+    own = _diagonal(features.family, second)
+    return own * (own.shape[-1] / features.d)
 
 
 def _diagonal(family: Family, second: Tensor) -> Tensor:

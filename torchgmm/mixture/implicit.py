@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from ..kernels.base import chunk_rows
 from ..parameters import Parameters
 
-__all__ = ["follow"]
+__all__ = ["follow", "log_diagonal", "normal_below"]
 
 # bytes of one (K, chunk, D) buffer; the backward pass holds about eight
 _BUDGET = 8 * 2**20
@@ -102,7 +102,7 @@ def _one_chunk(x: Tensor, gradient: Tensor, p: Parameters, whitener: Tensor) -> 
     d = (x.unsqueeze(-3) - p.means.unsqueeze(-2)).to(x.dtype)
     # one coordinate after the other is wanted: (*B, D, K, n)
     z = p.family.whiten(d, inward, None, None).movedim(-1, -3).contiguous()
-    stretch = _log_diagonal(p, p.scale).to(x.dtype).mT.unsqueeze(-1)  # (*B, D, H, 1)
+    stretch = log_diagonal(p, p.scale).to(x.dtype).mT.unsqueeze(-1)  # (*B, D, H, 1)
     by_choice, by_place = _slopes(z, stretch, p.log_weights.to(x.dtype))
     steep = (-stretch).exp()
     adjoint = torch.zeros_like(z)
@@ -139,15 +139,15 @@ def _slopes(z: Tensor, stretch: Tensor, log_weights: Tensor) -> tuple[Tensor, Te
     term = -0.5 * z * z - stretch
     before = pad(term[..., :-1, :, :].cumsum(-3), (0, 0, 0, 0, 1, 0))
     rho = (log_weights[..., None, :, None] + before).softmax(-2)
-    above = (rho * _normal_below(z)).sum(-2, keepdim=True) > 0.5
+    above = (rho * normal_below(z)).sum(-2, keepdim=True) > 0.5
     side = torch.where(above, -1.0, 1.0).to(z.dtype)
-    below = _normal_below(side * z)
+    below = normal_below(side * z)
     u = (rho * below).sum(-2, keepdim=True)
     bell = (-0.5 * z * z).exp() / math.sqrt(2 * math.pi)
     return rho * (below - u), side * rho * bell
 
 
-def _normal_below(z: Tensor) -> Tensor:
+def normal_below(z: Tensor) -> Tensor:
     """Phi with its digits in the lower tail, where torch.special.ndtr makes it of 1 + erf."""
     upper: Tensor = torch.special.erfc(z * -math.sqrt(0.5))
     return upper / 2
@@ -164,13 +164,13 @@ def _gradients(sums: _Sums, p: Parameters, whitener: Tensor) -> tuple[Tensor, ..
     with torch.enable_grad():
         scale = p.scale.requires_grad_()
         value = (on_factor * p.family.factor(scale)).sum()
-        value = value + (sums.spread * _log_diagonal(p, scale)).sum()
+        value = value + (sums.spread * log_diagonal(p, scale)).sum()
         (on_scale,) = torch.autograd.grad(value, scale)
     # choice sums to zero over k, so the normaliser of the weights has no part in it
     return -sums.choice, on_means, on_scale
 
 
-def _log_diagonal(p: Parameters, scale: Tensor) -> Tensor:
+def log_diagonal(p: Parameters, scale: Tensor) -> Tensor:
     """Logs of the factors' diagonals, `(*B, H, D)`."""
     if p.family.n_axes == 2:
         return scale.diagonal(dim1=-2, dim2=-1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +12,17 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..kernels import as_kernel, full_precision, is_traced, joint_log_prob, log_prob, retried
+from ..kernels import (
+    Dense,
+    as_kernel,
+    full_precision,
+    is_traced,
+    joint_log_prob,
+    log_prob,
+    retried,
+    squared_distances,
+)
+from ..parameters import Parameters
 from .drawing import Drawing, Estimate
 from .tensors import as_tensor
 
@@ -85,9 +98,53 @@ class GaussianMixture(Drawing):
                 return joint_log_prob(rows, self.as_parameters())
         return self._by_chunk(rows, lambda joint: joint.mT, trailing=(self.n_components,))
 
+    def component_log_prob(self, x: Any) -> Tensor:
+        """`log N(x_n; mu_k, Sigma_k)`, `(*B, N, K)`, in nats, whatever the weights. Differentiable.
+
+        Of a component of weight zero too, where `log_joint` is -inf.
+        """
+        rows, p = self._rows(x), self.as_parameters()
+        equal = replace(p, logits=torch.zeros_like(p.logits))
+        own = math.log(self.n_components)
+        if self._tracks(rows):
+            with full_precision(rows.device):
+                return joint_log_prob(rows, equal) + own
+        shape = (self.n_components,)
+        return self._by_chunk(rows, lambda joint: joint.mT + own, trailing=shape, of=equal)
+
+    def mahalanobis(self, x: Any) -> Tensor:
+        """Squared distances `(x_n - mu_k)^T Sigma_k^-1 (x_n - mu_k)`, `(*B, N, K)`. Differentiable.
+
+        Squared as in scikit-learn; of rows of their own component they are chi-squared with D
+        degrees of freedom.
+
+        Example:
+            >>> import torchgmm as tg
+            >>> mixture = tg.GaussianMixture.from_covariances(
+            ...     [1.0], [[0.0, 0.0]], [[1.0, 4.0]], "diagonal")
+            >>> mixture.mahalanobis([[3.0, 4.0]]).round(decimals=4).tolist()
+            [[13.0]]
+        """
+        rows = self._rows(x)
+        with full_precision(rows.device):
+            if self._tracks(rows):
+                return squared_distances(rows, self.as_parameters())
+            chunks = Dense().distances(rows, self.as_parameters())
+            return self._gathered(rows, chunks, lambda d: d.mT, (self.n_components,))
+
     def responsibilities(self, x: Any) -> Tensor:
         """Posterior probability of each component for every row, `(*B, N, K)`. Differentiable."""
         return self.log_joint(x).softmax(-1)
+
+    def membership_entropy(self, x: Any) -> Tensor:
+        """`-sum_k r_nk log r_nk`, `(*B, N)`, in nats: how doubtful the component of each row is.
+
+        0 where one component is certain, `log K` where all are equally likely. Differentiable.
+        """
+        rows = self._rows(x)
+        if self._tracks(rows):
+            return _assignment_entropy(self.log_joint(rows).mT)
+        return self._by_chunk(rows, _assignment_entropy)
 
     def predict(self, x: Any) -> Tensor:
         """The most probable component of every row, `(*B, N)`, int64."""
@@ -190,18 +247,30 @@ class GaussianMixture(Drawing):
         answer: Any,  # (*B, K, n) -> (*B, n, *trailing)
         trailing: tuple[int, ...] = (),
         dtype: torch.dtype | None = None,
+        of: Parameters | None = None,
+    ) -> Tensor:
+        with full_precision(x.device):
+            kernel, p = as_kernel("auto"), of or self.as_parameters()
+
+            def gathered() -> Tensor:
+                return self._gathered(x, kernel.log_joint(x, p), answer, trailing, dtype)
+
+            return retried(kernel, x, gathered)
+
+    @torch.no_grad()
+    def _gathered(
+        self,
+        x: Tensor,
+        chunks: Iterable[tuple[slice, Tensor]],
+        answer: Any,  # (*B, K, n) -> (*B, n, *trailing)
+        trailing: tuple[int, ...] = (),
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
         shape = (*self.batch_shape, x.shape[-2], *trailing)
         out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
         axis = len(self.batch_shape)
-        kernel = as_kernel("auto")
-
-        def fill() -> None:
-            for rows, joint in kernel.log_joint(x, self.as_parameters()):
-                out.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(joint))
-
-        with full_precision(x.device):
-            retried(kernel, x, fill)
+        for rows, chunk in chunks:
+            out.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(chunk))
         return out
 
 

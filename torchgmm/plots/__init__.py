@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from .common import COLOURS
-from .course import history
-from .density import ellipses, marginal
+from .course import criterion, history
+from .density import density, ellipses, marginal
+from .memberships import responsibilities
+from .pairs import pairs
 from .patches import eigenpatches
+from .spectra import spectra
 
-__all__ = ["COLOURS", "eigenpatches", "ellipses", "history", "marginal"]
+__all__ = [
+    "COLOURS",
+    "criterion",
+    "density",
+    "eigenpatches",
+    "ellipses",
+    "history",
+    "marginal",
+    "pairs",
+    "responsibilities",
+    "spectra",
+]

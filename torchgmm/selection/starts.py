@@ -35,7 +35,7 @@ class Centres(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        sums = nearest_sums(source.blocks(), self.centres, family)
+        sums = nearest_sums(source.blocks(), self.centres, family).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -73,6 +73,7 @@ class Split(Seeding):
                 r[which] -= taken
                 w = None if block.w is None else block.w[part]
                 sums.add(slice(None), x, w, torch.cat([r, taken]))
+        sums = sums.over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
     def _widest(self, count: int) -> tuple[Tensor, Tensor]:

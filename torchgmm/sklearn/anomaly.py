@@ -13,17 +13,15 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from .. import checks, linalg
+from .. import checks
 from .. import mixture as modules
+from ..density import surprise
 from ..errors import InputError
-from ..parameters import Parameters
 from .estimator import GaussianMixture
 from .rows import Rows, dtype_of, in_kind, read_rows
 
 __all__ = ["AnomalyDetector"]
 
-# Numbers in the (K, n, D) tables of an explanation: 32 MiB in float64.
-_TABLE = 2**22
 # Rows that say what surprise is usual: its median over so many is known to a few hundredths.
 _USUAL = 4096
 
@@ -144,6 +142,14 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = self._asked(X)
         return in_kind(self._levels(rows) - self.offset_, rows.table)
 
+    def mahalanobis(self, X: Any) -> Any:
+        """Squared Mahalanobis distance to the likeliest component of every row, `(N,)`.
+
+        For one component this is the method of scikit-learn's `EllipticEnvelope`.
+        """
+        rows = self._asked(X)
+        return in_kind(self.estimator_._answer(rows, _distance), rows.table)
+
     def predict(self, X: Any) -> Any:
         """1 for rows like those of the fit, -1 for anomalies, `(N,)`."""
         rows = self._asked(X)
@@ -176,14 +182,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _surprise(self, rows: Rows) -> Tensor:
         """`-log p(x_d | rest)`, `(N, D)`, float64, on the device of the rows."""
-        mixture = self.estimator_._module(rows.device)
-        p = mixture.as_parameters(torch.float64).map(Tensor.detach)
-        size = max(1, _TABLE // (p.n_components * p.n_features))
-        source = rows.source(mixture.device, batch_size=min(size, self.batch_size or size))
-        parts = (
-            surprise(block.x.to(mixture.device, torch.float64), p) for block in source.blocks()
-        )
-        return torch.cat([part.to(rows.device) for part in parts])
+        answer: Tensor = self.estimator_._answer(rows, lambda m, x: surprise(m, x.double()))
+        return answer
 
     def _cut(self, n_rows: int, drawn: Any) -> tuple[Tensor, Tensor]:
         """Numbers of the rows to fit, and of those that set the threshold."""
@@ -203,27 +203,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return hasattr(self, "offset_")
 
 
-def surprise(x: Tensor, p: Parameters) -> Tensor:
-    """`-log p(x_d | rest)` of every entry, `(n, D)`, in nats.
-
-    With the precision `P_k = W^T W` and `q = P_k (x - mean_k)`, leaving feature d out changes the
-    log-density of a component by `q_d^2 / 2 P_dd - log(P_dd / 2 pi) / 2`: no matrix is factored
-    anew.
-
-    Args:
-        x: `(n, D)`, float64.
-        p: the mixture, float64.
-    """
-    k, d = p.means.shape
-    whitener = linalg.inverse_tril(p.family.dense_tril(p.scale, k, d))  # (K, D, D)
-    z = (x - p.means.unsqueeze(1)) @ whitener.mT  # (K, n, D)
-    half_log_det = whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_norm = p.log_weights + half_log_det - d * math.log(2 * math.pi) / 2
-    joint = log_norm.unsqueeze(-1) - z.square().sum(-1) / 2  # (K, n)
-    precision = whitener.square().sum(-2).unsqueeze(1)  # (K, 1, D): the diagonal of P
-    without = (z @ whitener).square() / (2 * precision) - (precision / (2 * math.pi)).log() / 2
-    rest = (joint.unsqueeze(-1) + without).logsumexp(0)  # (n, D)
-    return rest - joint.logsumexp(0).unsqueeze(-1)
+def _distance(mixture: modules.GaussianMixture, x: Tensor) -> Tensor:
+    return mixture.mahalanobis(x).gather(-1, mixture.predict(x).unsqueeze(-1)).squeeze(-1)
 
 
 def _some(rows: Rows, index: Tensor) -> Any:

@@ -1,0 +1,306 @@
+"""K components or K + 1? The likelihood ratio beside those of rows drawn from K components.
+
+Twice the gain in log-likelihood has no chi-squared law here: under K components the parameters of
+one more are not identified. McLachlan (1987, Applied Statistics 36) draws the law instead: as many
+rows from the fitted mixture of K, both fits again, and so on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..covariance import Family, as_family
+from ..data import ArraySource, Block, Checked, as_source
+from ..data.base import join
+from ..errors import InputError, TorchGMMError
+from ..kernels import as_kernel, full_precision
+from ..mixture import GaussianMixture
+from ..mixture.drawing import draw
+from ..parameters import Parameters, from_moments
+from ..seeding import Seeding
+from .starts import Centres, Sample, Split, hollow
+
+__all__ = ["BootstrapTest", "bootstrap_test"]
+
+# numbers in the rows of replicates that are fitted together: 32 MiB in float64
+_TOGETHER = 2**22
+
+
+@dataclass(frozen=True)
+class BootstrapTest:
+    """What a bootstrap test of K against K + 1 components found.
+
+    Attributes:
+        statistic: `2 (log L_(K+1) - log L_K)` of the rows, nats.
+        replicates: the same of rows drawn from the mixture of K, `(R,)`; NaN where no sound fit of
+            K + 1 components was found.
+        null: the mixture of K.
+        alternative: the mixture of K + 1.
+    """
+
+    statistic: float
+    replicates: Tensor
+    null: GaussianMixture
+    alternative: GaussianMixture
+
+    @property
+    def p_value(self) -> float:
+        """`(1 + number of replicates of at least the statistic) / (1 + R)`, of the sound ones."""
+        sound = self.replicates[~self.replicates.isnan()]
+        return (1 + int((sound >= self.statistic).sum())) / (1 + len(sound))
+
+    def __str__(self) -> str:
+        """The verdict in a line."""
+        k = self.null.n_components
+        return (
+            f"{k} against {k + 1} {self.null.covariance} components: likelihood ratio "
+            f"{self.statistic:.4g}, p = {self.p_value:.3g} by {len(self.replicates)} replicates"
+        )
+
+
+@torch.no_grad()
+def bootstrap_test(
+    data: Any,
+    n_components: int,
+    covariance: str | Family = "full",
+    *,
+    n_replicates: int = 99,
+    n_init: int = 2,
+    reg_covar: float = 1e-6,
+    tol: float = 1e-5,
+    max_iter: int = 300,
+    generator: torch.Generator | int | None = None,
+    device: torch.device | str | None = None,
+    on_replicates: Callable[[int], None] | None = None,
+) -> BootstrapTest:
+    """Test K components against K + 1 by the bootstrap likelihood ratio (McLachlan 1987).
+
+    To choose K, test 1, 2, ... until a p-value is above the level (as mclust's
+    `mclustBootstrapLRT`). With R replicates no p-value is below `1 / (R + 1)`.
+
+    Both mixtures have `n_init` k-means starts and a split of the next smaller one, and those of a
+    replicate the mixture that it was drawn from as well; ends with a component without spread of
+    its own are left out, as in `select`. Replicates are fitted many at a time, as one batch. The
+    rows are held in memory, and those of a replicate too.
+
+    Args:
+        data: rows `(N, D)`, whatever `select` takes, but in float64 and without weights.
+        n_components: K of the hypothesis.
+        covariance: the family of both mixtures.
+        n_replicates: R.
+        n_init: k-means starts of every fit.
+        reg_covar: as in `EM`.
+        tol: a fit ends when a step raises its log-likelihood per row by less, in nats; N times
+            this should be small beside 1.
+        max_iter: most steps of a fit.
+        generator: a torch generator on the CPU or a seed.
+        device: where to compute; the CPU, or where a tensor is, if not given.
+        on_replicates: told how many replicates are done.
+
+    Raises:
+        InputError: data or settings that cannot be used; no sound fit of K or K + 1 components;
+            more than half of the replicates without one.
+
+    Example:
+        >>> import torch, torchgmm as tg
+        >>> x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+        >>> x[150:] += 5
+        >>> tests = [tg.bootstrap_test(x, k, n_replicates=19, generator=0) for k in (1, 2)]
+        >>> tests[0].p_value, tests[1].p_value > 0.05
+        (0.05, True)
+    """
+    checks.check_count("n_replicates", n_replicates)
+    k = checks.check_count("n_components", n_components)
+    checks.check_floor(reg_covar)
+    drawn = generator if isinstance(generator, torch.Generator) else torch.Generator()
+    if not isinstance(generator, torch.Generator):
+        seed = int(torch.randint(2**62, ())) if generator is None else generator
+        drawn.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
+    x = _in_memory(data, device)
+    if len(x) < 2 * (k + 1):
+        raise InputError(f"{len(x)} row(s) are too few for a test of {k} against {k + 1}")
+    fits = _Fits(
+        as_family(covariance),
+        reg_covar,
+        checks.check_count("n_init", n_init),
+        tol,
+        checks.check_count("max_iter", max_iter),
+        drawn,
+    )
+    null, alternative = fits.pair(x.unsqueeze(0), k)
+    for found, count in ((null, k), (alternative, k + 1)):
+        if not math.isfinite(float(found.level)):
+            raise InputError(
+                f"no sound fit of {count} {fits.family.name} component(s): every one has a "
+                "component without spread of its own in some direction; give fewer components, a "
+                "simpler family or a larger reg_covar"
+            )
+    statistic = float(2 * len(x) * (alternative.level - null.level))
+    ratios = []
+    truth = _one(null.parameters, 0)
+    for rows in _drawn(truth, len(x), n_replicates, drawn):
+        low, high = fits.pair(rows, k, truth)
+        ratios.append(2 * len(x) * (high.level - low.level))
+        if on_replicates is not None:
+            on_replicates(sum(map(len, ratios)))
+    replicates = torch.cat(ratios).cpu()
+    replicates[~replicates.isfinite()] = math.nan
+    if int(replicates.isnan().sum()) * 2 > n_replicates:
+        raise InputError(
+            f"{int(replicates.isnan().sum())} of {n_replicates} replicates have no sound fit: give "
+            "a simpler family, fewer components or a larger reg_covar"
+        )
+    made = (GaussianMixture.from_parameters(_one(p.parameters, 0)) for p in (null, alternative))
+    return BootstrapTest(statistic, replicates, *made)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Where fits of a batch ended."""
+
+    parameters: Parameters  # (B, ...)
+    level: Tensor  # (B,) mean log-likelihood, nats; -inf where the fit is not sound
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """How fits are made."""
+
+    family: Family
+    floor: float
+    n_init: int
+    tol: float
+    max_iter: int
+    generator: torch.Generator
+
+    def pair(self, x: Tensor, k: int, truth: Parameters | None = None) -> tuple[_Ends, _Ends]:
+        """The best fits of K and of K + 1 components to rows `x (B, N, D)`."""
+        if truth is not None:
+            null = self._best(x, k, [_repeated(truth, len(x))])
+        else:
+            fewer = self._best(x, k - 1, []) if k > 1 else None
+            null = self._best(x, k, [] if fewer is None else [self._split(x, fewer, k)])
+        return null, self._best(x, k + 1, [self._split(x, null, k + 1)])
+
+    def _best(self, x: Tensor, k: int, starts: list[Parameters]) -> _Ends:
+        """The best sound end, of each batch entry, from k-means and other starts."""
+        samples = [Sample(Block(rows, None, 0), self.generator) for rows in x]
+        for _ in range(self.n_init):
+            centres = [Centres(sample.fresh(k)) for sample in samples]
+            starts = [*starts, self._started(x, k, centres)]
+        n = len(starts)
+        ends = self._climb(x.repeat(n, 1, 1), _joined(starts), samples * n)
+        best = ends.level.view(n, -1).argmax(0) * len(x) + torch.arange(len(x), device=x.device)
+        return _Ends(_some(ends.parameters, best), ends.level[best])
+
+    def _split(self, x: Tensor, ends: _Ends, k: int) -> Parameters:
+        return self._started(x, k, [Split(_one(ends.parameters, b)) for b in range(len(x))])
+
+    def _started(self, x: Tensor, k: int, seedings: list[Any]) -> Parameters:
+        made = (
+            self._start(ArraySource(rows), k, seeding)
+            for rows, seeding in zip(x, seedings, strict=True)
+        )
+        return _joined([p.map(lambda t: t.unsqueeze(0)) for p in made])
+
+    def _start(self, source: ArraySource, k: int, seeding: Seeding) -> Parameters:
+        try:
+            return seeding(source, k, self.family, self.floor, self.generator)
+        except (TorchGMMError, ArithmeticError):  # a start that is none: never the best end
+            d = source.n_features
+            nothing = torch.full(
+                (k, d), math.nan, dtype=torch.float64, device=source.first().x.device
+            )
+            scale = nothing.new_full(self.family.scale_shape(k, d), math.nan)
+            return Parameters(nothing[:, 0], nothing, scale, self.family)
+
+    def _climb(self, x: Tensor, p: Parameters, samples: list[Sample]) -> _Ends:
+        """EM of all fits together; those that have ended leave the batch."""
+        kernel = as_kernel("auto")
+        done, level = p, p.means.new_full((len(x),), -math.inf)
+        active = p.means.isfinite().flatten(1).all(1).nonzero().flatten()
+        for step in range(self.max_iter + 1):
+            if not len(active):
+                break
+            now = _some(done, active)
+            with full_precision(x.device):
+                moments = kernel.accumulate(x[active], None, now)
+            rises = moments.mean_log_prob - level[active]
+            after, hopeless = from_moments(moments, self.family, self.floor)
+            level[active] = torch.where(hopeless.any(-1), -math.inf, moments.mean_log_prob)
+            level[active] = torch.nan_to_num(level[active], nan=-math.inf)
+            goes = (rises > self.tol) & level[active].isfinite() & (step < self.max_iter)
+            done = _put(done, active[goes], _some(after, goes.nonzero().flatten()))
+            active = active[goes]
+        for b in level.isfinite().nonzero().flatten().tolist():
+            if hollow(_one(done, b), self.floor, samples[b].covariance()):
+                level[b] = -math.inf
+        return _Ends(done, level)
+
+
+def _in_memory(data: Any, device: Any) -> Tensor:
+    """All rows, `(N, D)` float64."""
+    source = as_source(data)
+    place = data.device if isinstance(data, Tensor) else torch.device("cpu")
+    place = place if device is None else torch.device(device)
+    blocks = list(Checked(source, torch.float64, place).blocks())
+    if not blocks:
+        raise InputError("the source gave no rows")
+    if any(block.w is not None for block in blocks):
+        raise InputError(
+            "a bootstrap draws as many rows as there are, and weights leave that number open: "
+            "give rows without weights"
+        )
+    return join(blocks).x
+
+
+def _drawn(
+    truth: Parameters, n_rows: int, count: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Replicates `(B, N, D)`, some at a time."""
+    at_once = max(1, _TOGETHER // (n_rows * truth.n_features))
+    own = truth.to(device=torch.device("cpu"))
+    for start in range(0, count, at_once):
+        size = min(at_once, count - start)
+        rows = torch.stack([draw(own, n_rows, generator)[0] for _ in range(size)])
+        yield rows.to(truth.means.device)
+
+
+# batches of parameters ---------------------------------------------------------------------------
+
+
+def _one(p: Parameters, b: int) -> Parameters:
+    return p.map(lambda t: t[b])
+
+
+def _some(p: Parameters, index: Tensor) -> Parameters:
+    return p.map(lambda t: t[index])
+
+
+def _repeated(p: Parameters, count: int) -> Parameters:
+    return p.map(lambda t: t.expand(count, *t.shape))
+
+
+def _put(p: Parameters, index: Tensor, new: Parameters) -> Parameters:
+    return Parameters(
+        p.logits.index_copy(0, index, new.logits),
+        p.means.index_copy(0, index, new.means),
+        p.scale.index_copy(0, index, new.scale),
+        p.family,
+    )
+
+
+def _joined(parts: list[Parameters]) -> Parameters:
+    return Parameters(
+        torch.cat([p.logits for p in parts]),
+        torch.cat([p.means for p in parts]),
+        torch.cat([p.scale for p in parts]),
+        parts[0].family,
+    )
