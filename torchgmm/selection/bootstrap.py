@@ -25,7 +25,7 @@ from ..mixture import GaussianMixture
 from ..mixture.drawing import draw
 from ..parameters import Parameters, from_moments
 from ..seeding import Seeding
-from .starts import Centres, Sample, Split, hollow
+from .starts import Sample, Split, hollow
 
 __all__ = ["BootstrapTest", "bootstrap_test"]
 
@@ -193,7 +193,7 @@ class _Fits:
         """The best sound end, of each batch entry, from k-means and other starts."""
         samples = [Sample(Block(rows, None, 0), self.generator) for rows in x]
         for _ in range(self.n_init):
-            centres = [Centres(sample.fresh(k)) for sample in samples]
+            centres = [sample.fresh(k, self.family) for sample in samples]
             starts = [*starts, self._started(x, k, centres)]
         n = len(starts)
         ends = self._climb(x.repeat(n, 1, 1), _joined(starts), samples * n)
@@ -201,7 +201,9 @@ class _Fits:
         return _Ends(_some(ends.parameters, best), ends.level[best])
 
     def _split(self, x: Tensor, ends: _Ends, k: int) -> Parameters:
-        return self._started(x, k, [Split(_one(ends.parameters, b)) for b in range(len(x))])
+        units = [Sample(Block(rows, None, 0), self.generator).unit(self.family) for rows in x]
+        splits = [Split(_one(ends.parameters, b), unit) for b, unit in enumerate(units)]
+        return self._started(x, k, splits)
 
     def _started(self, x: Tensor, k: int, seedings: list[Any]) -> Parameters:
         made = (
