@@ -88,7 +88,10 @@ class Split(Seeding):
         """Numbers `(count,)` of the components to cut, and normals `(count, D)` of the cuts."""
         p = self.parameters
         unit = torch.ones_like(p.means[0]) if self.unit is None else self.unit
-        values, vectors = torch.linalg.eigh(covariances(p) / unit / unit.unsqueeze(-1))
+        # axes of equal length, as all are of one component in units of its own deviations: the
+        # first is cut, not whichever rounding says
+        nearly = unit * (1 + 1e-6 * torch.arange(len(unit), dtype=unit.dtype, device=unit.device))
+        values, vectors = torch.linalg.eigh(covariances(p) / nearly / nearly.unsqueeze(-1))
         which = (p.log_weights.exp() * values[:, -1]).topk(count).indices
         return which, vectors[which, :, -1] / unit
 
