@@ -63,6 +63,15 @@ def make(folder: Path, rows: int) -> None:
     done.touch()
 
 
+def peak_mb() -> float:
+    """Peak resident memory of this process; `ru_maxrss` would count its parent's before exec."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def measure(source: str, family: str, folder: Path, steps: int) -> dict[str, float | str]:
     """Run in its own process: fit a few steps from a fixed start."""
     import torch
@@ -88,7 +97,7 @@ def measure(source: str, family: str, folder: Path, steps: int) -> dict[str, flo
         "family": f"{family}, K={k}",
         "seconds": statistics.median(times[1:]) if len(times) > 1 else times[0],
         "rows": result.history[0].rows,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
         "log_likelihood": result.log_likelihood,
     }
 

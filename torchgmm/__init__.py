@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .checkpoint import save_state as save_state
     from .clusters import Clusters as Clusters
     from .clusters import cluster as cluster
+    from .collective import alone as alone
     from .covariance import Family as Family
     from .covariance import families as families
     from .data import as_source as as_source
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from .fitting import VarianceReducedEM as VarianceReducedEM
     from .fitting import fit as fit
     from .mixture import GaussianMixture as GaussianMixture
+    from .mixture import stack as stack
     from .observers import JsonLines as JsonLines
     from .observers import LogLines as LogLines
     from .observers import Progress as Progress
@@ -111,6 +113,7 @@ _ROOM = {
     "TorchGMMError": "errors",
     "VarianceReducedEM": "fitting",
     "affine": "algebra",
+    "alone": "collective",
     "as_source": "data",
     "bootstrap_test": "selection",
     "calibrate": "density",
@@ -135,6 +138,7 @@ _ROOM = {
     "save_pca": "reduction",
     "save_state": "checkpoint",
     "select": "selection",
+    "stack": "mixture",
     "surprise": "density",
 }
 __all__ = ["__version__", *_ROOM]

@@ -38,7 +38,7 @@ print("loaded", sorted({{"torch", "numpy", "jsonargparse"}} & set(sys.modules)))
     assert f"status {0 if words else 2}" in run.stdout
 
 
-@pytest.mark.parametrize("command", ["fit", "select", "score", "predict", "sample", "show"])
+@pytest.mark.parametrize("command", ["fit", "select", "score", "predict", "sample", "show", "plot"])
 def test_every_command_helps_with_examples(command, capsys):
     assert main([command, "--help"]) == 0
     said = capsys.readouterr().out

@@ -9,7 +9,7 @@ import yaml
 import torchgmm as tg
 from tests.cli.common import K2, LEFT
 from torchgmm.cli import main
-from torchgmm.cli.pictures import Subject, choose
+from torchgmm.cli.pictures import PICTURES, Subject, choose
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,21 @@ def test_a_picture_is_chosen_by_the_data(name, subject, chosen):
     assert choose(name, subject) == chosen
 
 
-@pytest.mark.parametrize(("name", "subject"), [("ellipses", Subject(1)), ("patches", Subject(50))])
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("ellipses", Subject(1)),
+        ("patches", Subject(50)),
+        ("pairs", Subject(1)),
+        ("pairs", Subject(9)),
+    ],
+)
 def test_a_picture_that_does_not_suit_is_refused(name, subject):
     with pytest.raises(tg.InputError, match=f"picture {name} needs"):
         choose(name, subject)
 
 
-@pytest.mark.parametrize("picture", ["ellipses", "patches", "marginals"])
+@pytest.mark.parametrize("picture", PICTURES)
 def test_every_picture_is_drawn(picture, tmp_path, capsys):
     words = ["fit", "--data", "Bundled", "--data.name", "iris", *K2, "--method.max_iter", "3"]
     assert main([*words, "--picture", picture, "--out", str(tmp_path)]) == 0

@@ -99,6 +99,20 @@ def test_the_chunk_budget_does_not_matter(kernel, family, dtype, budget):
 
 @every_kernel
 @every_family
+@every_dtype
+def test_rows_may_lie_column_by_column(kernel, family, dtype):
+    x, p = EASY[1].rows(dtype), EASY[1].start(family)
+    columns = x.T.contiguous().T
+    rounding = 100 * torch.finfo(dtype).eps
+    chunked = type(as_kernel(kernel))(budget=20_000)
+    whole(chunked.accumulate(columns, None, p), chunked.accumulate(x, None, p), rounding)
+    torch.testing.assert_close(
+        joint_of(kernel, columns, p), joint_of(kernel, x, p), rtol=rounding, atol=rounding
+    )
+
+
+@every_kernel
+@every_family
 @pytest.mark.parametrize("batch", [(2,), (2, 3)])
 @pytest.mark.parametrize("own_rows", [False, True], ids=["shared rows", "own rows"])
 def test_a_batch_of_mixtures_is_a_loop(kernel, family, batch, own_rows):

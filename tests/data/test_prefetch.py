@@ -201,6 +201,25 @@ def test_only_what_reads_is_read_ahead():
     assert names == [threading.main_thread().name, "torchgmm-reader"]
 
 
+@pytest.mark.parametrize(("idle", "reader"), [(1, "torchgmm-reader"), (0, "MainThread")])
+def test_decoding_gets_a_thread_only_where_a_core_is_idle(idle, reader, monkeypatch):
+    names = []
+
+    class Decoded(ArraySource):
+        reads = decodes = True
+
+        def blocks(self, *, skip=0):
+            names.append(threading.current_thread().name)
+            yield from super().blocks(skip=skip)
+
+    cores = range(torch.get_num_threads() + idle)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(cores), raising=False)
+    source = Decoded(blobs(50))
+    source.reads = True  # which an array in memory does not
+    list(Checked(source, torch.float64, CPU).blocks())
+    assert names == [reader]
+
+
 def test_a_fit_from_a_loader_equals_the_fit_in_memory_and_leaves_no_thread():
     x = blobs(300)
     fits = []

@@ -9,7 +9,7 @@ import torch
 import torchgmm as tg
 from tests.data.common import all_rows, write_parquet
 from torchgmm import InputError
-from torchgmm.data import Files, ShardSource, as_source
+from torchgmm.data import Bundled, Files, ShardSource, as_source
 
 # which files
 
@@ -130,3 +130,25 @@ def test_files_is_the_recipe_of_all_this(shards, rows, monkeypatch):
     found = Files(f"{shards.name}/*.npy").located()
     assert found.path == str(shards / "*.npy")
     assert Files([shards.name, "gone"]).located(Path()).path == [str(shards), "gone"]
+
+
+# names of the features
+
+
+def test_a_source_knows_the_names_that_its_files_have(tmp_path, rows):
+    pandas = pytest.importorskip("pandas")
+    rows = np.abs(rows)  # one of them is a column of weights
+    frame = pandas.DataFrame(rows, columns=["a", "b", "c"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    write_parquet(tmp_path / "rows.parquet", {name: frame[name].to_numpy() for name in "abc"})
+    write_parquet(tmp_path / "lists.parquet", {"vector": list(rows), "d": rows[:, 0]})
+    np.save(tmp_path / "rows.npy", rows)
+    np.savetxt(tmp_path / "bare.csv", rows, delimiter=",")
+    assert as_source(frame).names == ("a", "b", "c")
+    assert as_source(tmp_path / "rows.csv").names == ("a", "b", "c")
+    assert as_source(tmp_path / "rows.csv", columns=["c", "a"]).names == ("c", "a")
+    assert as_source(tmp_path / "rows.csv", weights="b").names == ("a", "c")
+    assert ShardSource(tmp_path / "rows.parquet").names == ("a", "b", "c")
+    for other in ("rows.npy", "bare.csv", "lists.parquet"):  # a list is many features
+        assert as_source(tmp_path / other).names == ()
+    assert Bundled("iris").source().names[0] == "sepal length (cm)"

@@ -23,7 +23,8 @@ def ran(case, family, dtype=torch.float32):
 @pytest.mark.parametrize(
     ("case", "family", "expected"),
     [
-        (Case("small", 2, 0, 3, 1, k=3, n=500), "full", "quadratic"),
+        # so few rows that a look at what rounding allows costs more than it saves
+        (Case("small", 2, 0, 3, 1, k=3, n=500), "full", "dense"),
         (Case("flat", 2, 0, 3, 1, k=8, n=50_000), "full", "quadratic"),
         (APART, "full", "screened"),
         (BLURRED, "full", "quadratic"),

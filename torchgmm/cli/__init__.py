@@ -1,4 +1,4 @@
-"""The command line: `torchgmm fit | select | score | predict | sample | show`.
+"""The command line: `torchgmm fit | select | score | predict | sample | show | plot`.
 
 This file knows the names of the commands and what an exit status means, and imports no torch: a
 command is imported when it is called for.
@@ -31,6 +31,7 @@ _COMMANDS = {
     "predict": ("ask", "the likeliest component of every row"),
     "sample": ("ask", "draw rows from a mixture"),
     "show": ("ask", "what a mixture file holds"),
+    "plot": ("plot", "draw a mixture, the course of a fit, or a search"),
     "select": ("select", "choose the number of components and the covariance family"),
 }
 
@@ -41,6 +42,7 @@ _EXAMPLES = """examples:
   torchgmm predict runs/rows/mixture.safetensors --data rows.npy --out labels.npy
   torchgmm sample runs/rows/mixture.safetensors 1000 --out drawn.npy
   torchgmm show runs/rows/mixture.safetensors
+  torchgmm plot runs/rows/mixture.safetensors pairs --data rows.npy --out pairs.png
 
 Exit status: 0 when all that was asked is on disk, 1 after an error, 2 after a line that cannot be
 understood, 130 after Ctrl-C (a fit then leaves what it had computed in --out)."""

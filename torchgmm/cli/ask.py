@@ -22,7 +22,7 @@ from .scoring import present_rows, score_of
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["predict", "sample", "score", "show"]
+__all__ = ["predict", "sample", "score", "show", "single"]
 
 _MIXTURE_HELP = "a mixture file, as `torchgmm fit` and torchgmm.save write it"
 _SHOWN = 10  # components
@@ -131,7 +131,7 @@ def sample(words: list[str]) -> int:
     if options.rows < 1:
         raise UsageError(f"the number of rows must be at least 1, got {options.rows}")
     file = check_table(options.out)
-    mixture = _single(load(options.mixture))
+    mixture = single(load(options.mixture))
     generator = torch.Generator().manual_seed(options.seed)
     rows = mixture.sample((options.rows,), generator)
     if options.pca is not None:
@@ -183,11 +183,12 @@ def _parser(command: str, usage: str, description: str, examples: str) -> Argume
 
 def _opened(parser: ArgumentParser, options: object) -> tuple[GaussianMixture, Source]:
     built = parser.instantiate(options)
-    mixture = _single(load(built.mixture, device=built.device))
+    mixture = single(load(built.mixture, device=built.device))
     return mixture, as_source(as_recipe(built.data, None))
 
 
-def _single(mixture: GaussianMixture) -> GaussianMixture:
+def single(mixture: GaussianMixture) -> GaussianMixture:
+    """The mixture, if it is no batch of them."""
     if mixture.batch_shape:
         raise InputError(
             f"the file holds a batch of mixtures of shape {tuple(mixture.batch_shape)}: the "

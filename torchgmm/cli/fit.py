@@ -248,7 +248,7 @@ def _resumption(folder: Path | None) -> Resumption | None:
 
 
 def _subject(recipe: Recipe, source: Source) -> Subject:
-    return Subject(source.n_features, recipe.image_shape, recipe.feature_names)
+    return Subject(source.n_features, recipe.image_shape, source.names or None)
 
 
 def _start(init: Seeding | str) -> Any:

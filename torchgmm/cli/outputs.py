@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..store import drop_stale
 from . import UsageError
 
-__all__ = ["Table", "check_folder", "check_table", "replaced", "tables"]
+__all__ = ["Table", "check_file", "check_folder", "check_table", "replaced", "tables"]
 
 
 def check_folder(path: str, files: Sequence[str] = ()) -> Path:
@@ -49,9 +49,19 @@ def check_table(path: str) -> Path:
         UsageError: a suffix that is not written.
         InputError: its folder cannot be written to.
     """
+    return check_file(path, "rows are", tables())
+
+
+def check_file(path: str, what: str, known: Sequence[str]) -> Path:
+    """The path of a file to be written, of one of the known suffixes.
+
+    Raises:
+        UsageError: another suffix.
+        InputError: its folder cannot be written to.
+    """
     file = Path(path).absolute()
-    if file.suffix.lower() not in _WRITERS:
-        raise UsageError(f"--out {path}: rows are written to {' or '.join(_WRITERS)}")
+    if file.suffix.lower() not in known:
+        raise UsageError(f"--out {path}: {what} written to {' or '.join(known)}")
     return check_folder(str(file.parent), [file.name]) / file.name
 
 

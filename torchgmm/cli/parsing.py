@@ -67,9 +67,12 @@ def add_config(parser: ArgumentParser) -> None:
     )
 
 
-def add_data(parser: ArgumentParser) -> None:
+def add_data(parser: ArgumentParser, *, required: bool = True) -> None:
     """`--data` as a path or a recipe."""
-    parser.add_argument("--data", type=Recipe | str, required=True, help=DATA_HELP)
+    if required:
+        parser.add_argument("--data", type=Recipe | str, required=True, help=DATA_HELP)
+    else:
+        parser.add_argument("--data", type=Recipe | str | None, default=None, help=DATA_HELP)
 
 
 def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:

@@ -53,6 +53,8 @@ class ArraySource(Indexed):
         checks.check_rows(shape, None)
         self.n_rows: int = shape[0]
         self.n_features = shape[1]
+        names = getattr(x, "columns", ())  # of a data frame
+        self.names = tuple(map(str, names)) if len(names) == self.n_features else ()
         self.weights = None if weights is None else checks.check_weights(weights, self.n_rows)
         self.reads = isinstance(x, np.memmap)
         self.dtype = _torch_dtype(self._x)
@@ -61,13 +63,24 @@ class ArraySource(Indexed):
         self._block_rows = block_rows or max(1, _BLOCK_BYTES // size)
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
-        for start in range(skip * self._block_rows, self.n_rows, self._block_rows):
-            part = slice(start, start + self._block_rows)
+        return self._between(skip * self._block_rows, self.n_rows)
+
+    def share(self, rank: int, world: int) -> Iterator[Block]:
+        """A slice of the table."""
+        start, stop = self.n_rows * rank // world, self.n_rows * (rank + 1) // world
+        return self._between(start, stop)
+
+    def _between(self, first: int, last: int) -> Iterator[Block]:
+        for start in range(first, last, self._block_rows):
+            part = slice(start, min(start + self._block_rows, last))
             w = None if self.weights is None else self.weights[part]
             yield Block(as_tensor(self._x[part]), w, start)
 
     def shuffled(self, *, seed: int, epoch: int) -> Iterator[Block]:
         """Rows from all over the table; of a memory map, short runs of rows: whole pages."""
+        return map(self.take, self.orders(seed=seed, epoch=epoch))
+
+    def orders(self, *, seed: int, epoch: int) -> Iterator[Tensor]:
         run = _RUN if isinstance(self._x, np.memmap) else 1
         n_runs = -(-self.n_rows // run)
         order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n_runs))
@@ -75,7 +88,7 @@ class ArraySource(Indexed):
         for start in range(0, n_runs, per_block):
             runs = order[start : start + per_block]
             index = (runs[:, None] * run + torch.arange(run)).flatten()
-            yield self.take(index[index < self.n_rows])
+            yield index[index < self.n_rows]
 
     def take(self, index: Tensor) -> Block:
         w = None if self.weights is None else self.weights[index.to(self.weights.device)]

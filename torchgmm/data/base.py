@@ -5,15 +5,26 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..collective import ALONE, Group
 from ..errors import InputError
 
-__all__ = ["Block", "Indexed", "Source", "in_order", "join", "sample_indices", "through_window"]
+__all__ = [
+    "Block",
+    "Indexed",
+    "Source",
+    "in_batches",
+    "in_order",
+    "join",
+    "parts",
+    "sample_indices",
+    "through_window",
+]
 
 # Rows that are mixed with each other before batches are cut: many batches, yet bounded memory.
 _WINDOW_ROWS = 65_536
@@ -22,13 +33,22 @@ _WINDOW_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows with their weights."""
+    """Some consecutive rows with their weights; or rows of several groups side by side."""
 
-    x: Tensor  # (n, D)
-    w: Tensor | None  # (n,), or None where every weight is 1
+    x: Tensor  # (n, D), or (b, n, D) of b groups; row by row or column by column: as it was read
+    w: Tensor | None  # (n,) or (b, n), or None where every weight is 1
     start: int  # number of the first row in the whole data set
     kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
     number: int = 0  # of the block in its pass, where a reader counts them
+    # rows of positive weight in the batch of which other processes have the rest; None: no others
+    whole: int | None = None
+    groups: Tensor | None = None  # (b,) whose rows x holds; None: of no group, or of all
+    filled: int | None = None  # how many of the b * n rows there are, where some only fill up
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it holds."""
+        return self.x.shape[:-1].numel() if self.filled is None else self.filled
 
     def numbers(self) -> Tensor:
         """The numbers of the rows in the whole data set, `(n,)`."""
@@ -60,6 +80,12 @@ class Source(ABC):
         replayable: whether the rows can be read again; a one-pass stream cannot.
         stable: whether every pass gives them in the same order; a loader that shuffles does not.
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
+        decodes: whether reading them keeps all cores busy, so that it only pays where some are
+            idle.
+        names: of the features, one for each; empty where they have none.
+        own: whether only this process has these rows, and others of the job have theirs.
+        numbered: whether rows that are its own have the numbers that they have among all.
+        group: the processes that read parts of it at this moment.
     """
 
     n_features: int
@@ -68,6 +94,11 @@ class Source(ABC):
     replayable: bool = True
     stable: bool = True
     reads: bool = False
+    decodes: bool = False
+    names: tuple[str, ...] = ()
+    own: bool = False
+    numbered: bool = False
+    group: Group = ALONE
 
     @property
     def row_bytes(self) -> int:
@@ -96,13 +127,39 @@ class Source(ABC):
         Here: blocks in shuffled order go into a window of many rows, which is permuted. Equal
         arguments give equal batches.
         """
-        window = max(16 * rows, min(_WINDOW_ROWS, _WINDOW_BYTES // self.row_bytes))
+        window = self.window_rows(rows)
         mixed = through_window(self.shuffled(seed=seed, epoch=epoch), rows, window, (seed, epoch))
         return itertools.islice(mixed, skip, None)
+
+    def window_rows(self, rows: int) -> int:
+        """How many rows are mixed with each other before batches of `rows` are cut."""
+        return max(16 * rows, min(_WINDOW_ROWS, _WINDOW_BYTES // self.row_bytes))
 
     def ordered_batches(self, rows: int, *, skip: int = 0) -> Iterator[Block]:
         """All rows in their own order, `rows` at a time; the last batch may be smaller."""
         return itertools.islice(in_order(self.blocks(), rows), skip, None)
+
+    def share(self, rank: int, world: int) -> Iterator[Block]:
+        """The rows of one of `world` processes: all of these together have each row once.
+
+        Here: all rows are read, and a part of each block is kept.
+        """
+        for block in parts(self.blocks(), rank, world):
+            yield replace(block, whole=None)
+
+    def share_of_batches(
+        self, rows: int, rank: int, world: int, *, seed: int, epoch: int, skip: int = 0
+    ) -> Iterator[Block]:
+        """The rows that one of `world` processes has of each of `batches`; maybe none of some.
+
+        Here: all rows are read, and a part of each batch is kept.
+        """
+        return parts(self.batches(rows, seed=seed, epoch=epoch, skip=skip), rank, world)
+
+    def mine(self, block: Block) -> Block:
+        """Of rows that all processes have, those that are this one's to count."""
+        start, stop = self.group.share(len(block.x))
+        return block if self.group.size == 1 else block.part(start, stop - start)
 
     def sample(self, size: int, generator: torch.Generator) -> Block:
         """At most `size` rows of positive weight, drawn without replacement.
@@ -110,6 +167,15 @@ class Source(ABC):
         Here: one pass with a reservoir (Vitter 1985, algorithm R, a block at a time).
         """
         return _reservoir(self.blocks(), size, generator)
+
+
+def parts(blocks: Iterator[Block], rank: int, world: int) -> Iterator[Block]:
+    """Of every block the rows of one of `world` processes."""
+    for block in blocks:
+        n = len(block.x)
+        present = n if block.w is None else int((block.w > 0).sum())
+        start = n * rank // world
+        yield replace(block.part(start, n * (rank + 1) // world - start), whole=present)
 
 
 class Indexed(Source):
@@ -128,6 +194,24 @@ class Indexed(Source):
     def take(self, index: Tensor) -> Block:
         """The rows with these numbers `(n,)`, in this order."""
 
+    def orders(self, *, seed: int, epoch: int) -> Iterator[Tensor] | None:
+        """The numbers of the rows in each block of `shuffled`; None where only reading tells."""
+        return None
+
+    def share_of_batches(
+        self, rows: int, rank: int, world: int, *, seed: int, epoch: int, skip: int = 0
+    ) -> Iterator[Block]:
+        """As every source, but only the rows that are kept are read, where that can be."""
+        orders = None if self.weighted else self.orders(seed=seed, epoch=epoch)
+        if orders is None:
+            yield from super().share_of_batches(
+                rows, rank, world, seed=seed, epoch=epoch, skip=skip
+            )
+            return
+        numbers = in_batches(orders, self.weights, rows, self.window_rows(rows), (seed, epoch))
+        for part in parts(itertools.islice(numbers, skip, None), rank, world):
+            yield replace(self.take(part.x.squeeze(-1)), whole=part.whole)
+
     def sample(self, size: int, generator: torch.Generator) -> Block:
         if self.weighted:
             return super().sample(size, generator)
@@ -135,6 +219,23 @@ class Indexed(Source):
             return self.take(torch.from_numpy(sample_indices(self.n_rows, size, generator)))
         present = self.weights.nonzero().squeeze(-1).cpu()
         return self.take(present[sample_indices(len(present), size, generator)])
+
+
+def in_batches(
+    orders: Iterator[Tensor],
+    weights: Tensor | None,
+    rows: int,
+    window_rows: int,
+    key: tuple[int, int],
+) -> Iterator[Block]:
+    """`through_window` of row numbers `(n, 1)`, as if they were the rows."""
+
+    def numbers() -> Iterator[Block]:
+        for index in orders:
+            w = None if weights is None else weights[index.to(weights.device)]
+            yield Block(index.unsqueeze(-1), w, 0)
+
+    return through_window(numbers(), rows, window_rows, key)
 
 
 def through_window(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import torch
@@ -18,8 +19,9 @@ class Checked(Source):
 
     Rows of weight 0 are left out. Finiteness is looked at until one whole pass was clean; the
     rows do not change after that. Where rows come from a disk or a loader they are read, checked
-    and sent by a thread of their own. Blocks are numbered as the source gives them, so that a
-    reader finds its place again though blocks without a row of positive weight are left out.
+    and sent by a thread of their own, if it has a core to itself. Blocks are numbered as the
+    source gives them, so that a reader finds its place again though blocks without a row of
+    positive weight are left out.
     """
 
     def __init__(self, source: Source, dtype: torch.dtype, device: torch.device) -> None:
@@ -29,6 +31,7 @@ class Checked(Source):
         self.n_features, self.n_rows = source.n_features, source.n_rows
         self.dtype, self.replayable = dtype, source.replayable
         self.stable, self.reads = source.stable, source.reads
+        self.own, self.group = source.own, source.group
 
     @property
     def row_bytes(self) -> int:
@@ -43,20 +46,27 @@ class Checked(Source):
         yield from self._delivered(batches, skip)
         self._clean = self._clean or skip == 0
 
+    def ordered_batches(self, rows: int, *, skip: int = 0) -> Iterator[Block]:
+        if self.group.size == 1:
+            return super().ordered_batches(rows, skip=skip)
+        return self._delivered(self._source.ordered_batches(rows, skip=skip), skip)
+
     def sample(self, size: int, generator: torch.Generator) -> Block:
         return self._usable(self._source.sample(size, generator))
 
     def _delivered(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
         usable = self._all_usable(blocks, first)
-        return ahead(usable, device=self._device) if self.reads else usable
+        pays = self.reads and (not self._source.decodes or _idle_cores(self._device))
+        return ahead(usable, device=self._device) if pays else usable
 
     def _all_usable(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
         for number, block in enumerate(blocks, first):
             usable = self._usable(block, number)
-            if len(usable.x):
+            if usable.whole or (usable.whole is None and len(usable.x)):
                 yield usable
 
     def _usable(self, block: Block, number: int = 0) -> Block:
+        whole = block.whole
         if block.w is not None and not bool(block.w.all()):
             block = block.take(block.w.nonzero().squeeze(-1))
         if not self._clean:
@@ -64,4 +74,19 @@ class Checked(Source):
             checks.check_finite(block.x, self.dtype, offset=block.start, kept=kept)
         x = sent(block.x, self._device).to(self.dtype)
         w = None if block.w is None else sent(block.w, self._device).to(self.dtype)
-        return Block(x, w, block.start, block.kept, number)
+        return Block(x, w, block.start, block.kept, number, whole)
+
+
+def _idle_cores(device: torch.device) -> bool:
+    """Whether the computation leaves a core for decoding.
+
+    Where it leaves none, a thread that decodes takes one of the computation's cores, and the
+    others wait for that one at the end of every operation: one after the other is faster.
+    """
+    if device.type != "cpu":
+        return True
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    return cores > torch.get_num_threads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import default_collate
 
 from .. import checks
 from ..errors import InputError
-from .base import Block, Indexed
+from .base import Block, Indexed, parts
 from .loaders import Key, Unpack, loading
 
 __all__ = ["DatasetSource"]
@@ -74,8 +75,16 @@ class DatasetSource(Indexed):
         self._block_rows = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, x.nbytes)))
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
-        for start in range(skip * self._block_rows, self.n_rows, self._block_rows):
-            stop = min(start + self._block_rows, self.n_rows)
+        return self._between(skip * self._block_rows, self.n_rows)
+
+    def share(self, rank: int, world: int) -> Iterator[Block]:
+        """A slice of the data set."""
+        start, stop = self.n_rows * rank // world, self.n_rows * (rank + 1) // world
+        return self._between(start, stop)
+
+    def _between(self, first: int, last: int) -> Iterator[Block]:
+        for start in range(first, last, self._block_rows):
+            stop = min(start + self._block_rows, last)
             x, w = self._rows(range(start, stop), f"rows {start}..{stop - 1}")
             yield Block(x, w if self.weights is None else self.weights[start:stop], start)
 
@@ -86,6 +95,33 @@ class DatasetSource(Indexed):
         order = np.random.default_rng((seed, epoch)).permutation(self.n_rows)
         for start in range(skip * rows, self.n_rows, rows):
             yield self.take(torch.from_numpy(order[start : start + rows]))
+
+    def orders(self, *, seed: int, epoch: int) -> Iterator[Tensor]:
+        order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(self.n_rows))
+        return iter(torch.split(order, self._block_rows))
+
+    def share_of_batches(
+        self, rows: int, rank: int, world: int, *, seed: int, epoch: int, skip: int = 0
+    ) -> Iterator[Block]:
+        if self.weighted:  # whether a batch has a row that counts only its rows tell
+            return parts(self.batches(rows, seed=seed, epoch=epoch, skip=skip), rank, world)
+        return self._parts_of_batches(rows, rank, world, seed, epoch, skip)
+
+    def _parts_of_batches(
+        self, rows: int, rank: int, world: int, seed: int, epoch: int, skip: int
+    ) -> Iterator[Block]:
+        order = np.random.default_rng((seed, epoch)).permutation(self.n_rows)
+        for start in range(skip * rows, self.n_rows, rows):
+            batch = torch.from_numpy(order[start : start + rows])
+            present = len(batch)
+            if self.weights is not None:
+                present = int((self.weights[batch] > 0).sum())
+            own = batch[len(batch) * rank // world : len(batch) * (rank + 1) // world]
+            block = self.take(own) if len(own) else self._nothing()
+            yield replace(block, whole=present)
+
+    def _nothing(self) -> Block:
+        return Block(torch.empty(0, self.n_features, dtype=self.dtype), None, 0)
 
     def take(self, index: Tensor) -> Block:
         numbers = index.tolist()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import InputError
-from .base import Block, Indexed, Source, join, sample_indices
+from .base import Block, Indexed, Source, in_batches, join, parts, sample_indices
 from .loaders import LoaderSource, loading
 
 __all__ = ["Encoded"]
@@ -53,7 +55,7 @@ class Encoded(Source):
         self._rows = checks.check_count("rows", rows)
         self._shape = getattr(source, "shape", None)
         self.n_rows, self.replayable = source.n_rows, source.replayable
-        self.stable = source.stable
+        self.stable, self.own, self.numbered = source.stable, source.own, source.numbered
         # the latent rows of a stream that cannot be read again, its first ones kept for `sample`
         self._stream = None if source.replayable else LoaderSource(_stream(self._encode, source))
         if self._stream is None:
@@ -79,6 +81,28 @@ class Encoded(Source):
                 skip, count, waiting = max(0, skip - 1), 0, []
         if waiting:
             yield join(waiting)
+
+    def share(self, rank: int, world: int) -> Iterator[Block]:
+        if self._stream is not None:
+            return super().share(rank, world)
+        return map(self._encode, self._source.share(rank, world))
+
+    def share_of_batches(
+        self, rows: int, rank: int, world: int, *, seed: int, epoch: int, skip: int = 0
+    ) -> Iterator[Block]:
+        inner, order = self._source, None
+        if isinstance(inner, Indexed) and not inner.weighted:
+            order = inner.orders(seed=seed, epoch=epoch)
+        if order is None or not isinstance(inner, Indexed):
+            yield from super().share_of_batches(
+                rows, rank, world, seed=seed, epoch=epoch, skip=skip
+            )
+            return
+        window = self.window_rows(rows)
+        numbers = in_batches(order, inner.weights, rows, window, (seed, epoch))
+        for part in parts(itertools.islice(numbers, skip, None), rank, world):
+            latent = self._encode(inner.take(part.x.squeeze(-1))) if len(part.x) else part
+            yield replace(latent, whole=part.whole)
 
     def shuffled(self, *, seed: int, epoch: int) -> Iterator[Block]:
         if self._stream is not None:

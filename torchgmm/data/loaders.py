@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SubsetRandomSampler,
@@ -22,6 +23,7 @@ from torch.utils.data import (
 )
 
 from .. import checks
+from ..collective import current
 from ..errors import InputError
 from .arrays import as_table, as_tensor
 from .base import Block, Source, join, sample_indices
@@ -99,6 +101,8 @@ class LoaderSource(Source):
         data: a DataLoader, an IterableDataset (whose items are collated), any iterable of batches,
             a function that makes an iterator of them, or such an iterator. An iterator can be read
             only once: `replayable` is then False, and `sample` takes the rows at its beginning.
+            A loader with a `DistributedSampler` has rows of its own for each process; those that
+            the sampler repeats to make the numbers even are left out.
         weights: place (in a tuple) or key (in a dict) of the row weights.
         key: place or key of the rows, as in `Unpack`.
         rows_of_any_shape: rows may have several axes (images), for an encoder.
@@ -129,7 +133,12 @@ class LoaderSource(Source):
         told = getattr(data, "batch_size", None)
         self._batch_rows = told if isinstance(told, int) else 0
         self._make = _maker(data, self._unpack, grouped=not rows_of_any_shape)
+        self._sampler = _distributed(data)
+        self.own = self.numbered = self._sampler is not None
         self.n_rows = None
+        if self._sampler is not None:
+            _check_sampler(self._sampler)
+            self.n_rows = None if data.drop_last else len(_own_numbers(self._sampler))
         self.replayable = not isinstance(data, Iterator)
         self.stable = not _shuffles(data)
         self.shape: tuple[int, ...] | None = None
@@ -137,7 +146,8 @@ class LoaderSource(Source):
         self._head = [next(self._rest)]  # read to learn the width; the first pass begins with it
         x = self._head[0].x
         if not rows_of_any_shape:
-            checks.check_rows(tuple(x.shape), None)
+            rows = max(len(x), int(self.own))  # a process may have none of its own
+            checks.check_rows((rows, *x.shape[1:]), None)
         self.shape = tuple(x.shape[1:])
         self.n_features, self.dtype = math.prod(self.shape), x.dtype
 
@@ -188,6 +198,7 @@ class LoaderSource(Source):
 
     def _numbered(self) -> Iterator[Block]:
         start, size = 0, self._batch_rows
+        numbers = None if self._sampler is None else _own_numbers(self._sampler)
         with loading(f"{self._what} could not be opened"):
             batches = self._make()
         for number in itertools.count():
@@ -198,8 +209,8 @@ class LoaderSource(Source):
             if block is None:
                 break
             if size := len(block.x):
+                yield block if numbers is None else _at(block, numbers[start : start + size])
                 start += size
-                yield block
         if not start:
             raise InputError(f"{self._what} gave no rows{'' if self.shape is None else _AGAIN}")
 
@@ -234,6 +245,35 @@ def _shuffles(data: Any) -> bool:
         return False
     samplers = (data.sampler, getattr(data.batch_sampler, "sampler", None))
     return any(isinstance(sampler, _RANDOM) for sampler in samplers)
+
+
+def _distributed(data: Any) -> DistributedSampler[Any] | None:
+    """The sampler of a loader that gives each process rows of its own."""
+    found = getattr(data, "sampler", None) if isinstance(data, DataLoader) else None
+    inner = getattr(getattr(data, "batch_sampler", None), "sampler", None)
+    found = inner if isinstance(inner, DistributedSampler) else found
+    return found if isinstance(found, DistributedSampler) else None
+
+
+def _check_sampler(sampler: DistributedSampler[Any]) -> None:
+    group = current()
+    if group.size > 1 and (sampler.rank, sampler.num_replicas) != (group.rank, group.size):
+        raise InputError(
+            f"the DistributedSampler is for process {sampler.rank} of {sampler.num_replicas}, this "
+            f"is process {group.rank} of {group.size}: let it ask torch.distributed"
+        )
+
+
+def _own_numbers(sampler: DistributedSampler[Any]) -> Tensor:
+    """The numbers of the rows that a process gets, without those repeated at the end."""
+    total = len(cast(Any, sampler.dataset))
+    real = len(range(sampler.rank, total, sampler.num_replicas))
+    return torch.tensor(list(sampler)[:real], dtype=torch.int64)
+
+
+def _at(block: Block, numbers: Tensor) -> Block:
+    """The rows that have these numbers; those behind them are repeated."""
+    return replace(block.part(0, len(numbers)), start=0, kept=numbers)
 
 
 def _maker(data: Any, unpack: Unpack, *, grouped: bool) -> _Maker:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingExtraError
 from .arrays import as_tensor
-from .tables import Choice, Rows, Table, recut
+from .tables import Choice, Rows, Table
 
 __all__ = ["ParquetTable"]
 
@@ -29,8 +29,11 @@ class ParquetTable(Table):
     """A `.parquet` file. Only the chosen columns are read, a record batch at a time.
 
     Columns of numbers are features; so are columns of lists of equal length (embeddings), with as
-    many features as the lists have entries. A missing number is NaN.
+    many features as the lists have entries. A missing number is NaN. Blocks lie in memory as the
+    file does, column by column: transposing them would cost as much as decoding.
     """
+
+    decodes = True
 
     def __init__(self, path: Path, choice: Choice) -> None:
         self.path = path
@@ -39,8 +42,8 @@ class ParquetTable(Table):
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             self._choose(file.schema_arrow, choice)
             self._edges = [0, *accumulate(groups)]
-            widths = [self._width_of(file, name) for name in self._names]
-        self.names = tuple(self._names)
+            widths = [self._width_of(file, name) for name in self.feature_columns]
+        self.names = tuple(self.feature_columns)
         self.open_bytes = len(self._wanted) * _COLUMN_BYTES
         self.n_features = sum(widths)
         self.shape = (self.n_features,)
@@ -54,22 +57,26 @@ class ParquetTable(Table):
                 raise InputError(
                     f"the file has {file.metadata.num_rows} rows now, it had {self.n_rows}"
                 )
-            pieces = (piece for group in groups for piece in self._group(file, group, rows))
-            yield from recut(pieces, start - self._edges[groups[0]], stop - start, rows)
+            batches = (batch for group in groups for batch in self._group(file, group, rows))
+            block: _Block | None = None
+            for piece in _pieces(batches, start - self._edges[groups[0]], stop - start, rows):
+                block = block or _Block(self, min(rows, stop - start))
+                block.add(piece)
+                if not block.missing:
+                    yield block.rows()
+                    start, block = start + block.n_rows, None
 
     def units(self, rows: int) -> list[tuple[int, int]]:
         return [(a, b) for a, b in pairwise(self._edges) if a < b]
 
-    def _group(self, file: Any, group: int, rows: int) -> Iterator[Rows]:
+    def _group(self, file: Any, group: int, rows: int) -> Iterator[Any]:
         """One row group; asked for several, pyarrow would hold the pages of two at a time."""
-        batches = file.iter_batches(
+        yield from file.iter_batches(
             min(rows, _DECODED_ROWS),
             row_groups=[group],
             columns=self._wanted,
             use_threads=rows >= _THREADS_FROM,
         )
-        for batch in batches:
-            yield self._rows(batch)
 
     def _open(self) -> Any:
         try:
@@ -88,9 +95,9 @@ class ParquetTable(Table):
         else:
             chosen, weight = choice.resolve(self.path, schema.names, len(schema.names))
             columns = [schema.names[j] for j in chosen]
-        self._names = columns
-        self._weight = None if weight is None else schema.names[weight]
-        self._wanted = columns if self._weight is None else [*columns, self._weight]
+        self.feature_columns = columns
+        self.weight_column = None if weight is None else schema.names[weight]
+        self._wanted = columns if self.weight_column is None else [*columns, self.weight_column]
         for name in self._wanted:
             if name not in numeric:
                 kind = schema.field(name).type
@@ -98,8 +105,8 @@ class ParquetTable(Table):
         if not columns:
             raise InputError(f"{self.path} has no column of numbers beside the weights")
         kinds = [_number_type(schema.field(name).type) for name in columns]
-        self._stored = np.result_type(*kinds)
-        self.dtype = as_tensor(np.zeros(1, self._stored)).dtype
+        self.stored = np.result_type(*kinds)
+        self.dtype = as_tensor(np.zeros(1, self.stored)).dtype
 
     def _width_of(self, file: Any, name: str) -> int:
         kind = file.schema_arrow.field(name).type
@@ -111,16 +118,60 @@ class ParquetTable(Table):
             return len(_column(batch.column(0)))
         return 1
 
-    def _rows(self, batch: Any) -> Rows:
-        features = [_column(batch.column(name)) for name in self._names]
-        w = None if self._weight is None else as_tensor(_column(batch.column(self._weight))[0])
-        if len(features) == 1 and len(features[0]) > 1:  # one column of lists: as it lies
-            return as_tensor(features[0].T), w
-        # one row of the buffer per column; joining the pieces of a block transposes them
-        kind = np.result_type(self._stored, *features)
-        buffer = np.empty((self.n_features, batch.num_rows), kind)
-        np.concatenate(features, out=buffer, casting="unsafe")
-        return as_tensor(buffer).T, w
+
+class _Block:
+    """Rows that are put together from record batches.
+
+    Args:
+        table: whose.
+        n_rows: how many rows it will have.
+    """
+
+    def __init__(self, table: ParquetTable, n_rows: int) -> None:
+        self._table, self._n_rows = table, n_rows
+        self._weights: list[np.ndarray] = []
+        self.n_rows = 0  # so far
+        d = table.n_features
+        if d > len(table.feature_columns):  # lists lie row by row
+            self._x = table.buffers.empty((n_rows, d), table.stored).T
+        else:
+            self._x = table.buffers.empty((d, n_rows), table.stored)
+
+    @property
+    def missing(self) -> int:
+        """How many are still to come."""
+        return self._n_rows - self.n_rows
+
+    def add(self, batch: Any) -> None:
+        """The rows of a record batch, after those that are here."""
+        table, end = self._table, self.n_rows + batch.num_rows
+        features = [_column(batch.column(name)) for name in table.feature_columns]
+        kind = np.result_type(self._x.dtype, *features)
+        if kind != self._x.dtype:  # integers of which some are missing
+            self._x = self._x.astype(kind)
+        np.concatenate(features, out=self._x[:, self.n_rows : end], casting="unsafe")
+        if table.weight_column is not None:
+            self._weights.append(_column(batch.column(table.weight_column))[0])
+        self.n_rows = end
+
+    def rows(self) -> Rows:
+        """What was put together."""
+        w = as_tensor(np.concatenate(self._weights)) if self._weights else None
+        return as_tensor(self._x).T, w
+
+
+def _pieces(batches: Iterator[Any], skip: int, total: int, rows: int) -> Iterator[Any]:
+    """`total` rows of record batches after the first `skip`, cut where blocks of `rows` end."""
+    done = 0
+    for batch in batches:
+        at, skip = min(skip, batch.num_rows), max(0, skip - batch.num_rows)
+        while at < batch.num_rows and done < total:
+            size = min(batch.num_rows - at, rows - done % rows, total - done)
+            yield batch.slice(at, size)
+            at, done = at + size, done + size
+        if done == total:
+            return
+    raise EOFError(f"{total - done} row(s) are missing at the end")
 
 
 def _column(column: Any) -> np.ndarray:

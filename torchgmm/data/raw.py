@@ -95,13 +95,13 @@ class RawTable(Table):
         """Rows `start` to `stop`, `(n, width)`, all columns."""
         at, size = self._layout, self._layout.dtype.itemsize
         if not at.fortran:
-            out = np.empty((stop - start, self._width), at.dtype)
+            out = self.buffers.empty((stop - start, self._width), at.dtype)
             _fill(file, at.offset + start * self._row_bytes, out)
             return out
-        columns = np.empty((self._width, stop - start), at.dtype)
+        columns = self.buffers.empty((self._width, stop - start), at.dtype)
         for j, column in enumerate(columns):
             _fill(file, at.offset + (j * self.n_rows + start) * size, column)
-        return np.ascontiguousarray(columns.T)
+        return columns.T
 
     def _rows(self, table: np.ndarray) -> Rows:
         x = as_tensor(table)

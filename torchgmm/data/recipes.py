@@ -34,11 +34,6 @@ class Recipe(ABC):
         return self
 
     @property
-    def feature_names(self) -> tuple[str, ...] | None:
-        """Names of the columns, where the recipe knows them."""
-        return None
-
-    @property
     def image_shape(self) -> tuple[int, int] | None:
         """Height and width, where a row is a greyscale image."""
         return None
@@ -72,11 +67,6 @@ class Files(Recipe):
             return replace(self, path=_found(self.path, beside), weights=weights)
         return replace(self, path=[_found(p, beside) for p in self.path], weights=weights)
 
-    @property
-    def feature_names(self) -> tuple[str, ...] | None:
-        names = [c for c in self.columns or () if isinstance(c, str)]
-        return tuple(names) if names else None
-
 
 @dataclass(frozen=True)
 class Bundled(Recipe):
@@ -96,8 +86,10 @@ class Bundled(Recipe):
         known = ("digits", "iris", "wine", "breast_cancer")
         if self.name not in known:
             raise InputError(f"no data set {self.name!r}: choose from {', '.join(known)}")
-        rows, _ = getattr(datasets, f"load_{self.name}")(return_X_y=True)
-        return ArraySource(rows)
+        bundle = getattr(datasets, f"load_{self.name}")()
+        source = ArraySource(bundle.data)
+        source.names = tuple(map(str, bundle.feature_names))
+        return source
 
     @property
     def image_shape(self) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from .. import checks
 from ..errors import InputError
 from .arrays import ArraySource
 from .base import Block, Indexed, join, through_window
+from .buffers import Buffers
 from .files import Paths, find_files, open_table, reading
 from .tables import Choice, Table
 
@@ -34,6 +35,8 @@ _WINDOW_BYTES = 2**25
 # Text and compressed arrays are slow to read again and again: files this small are read once.
 _SMALL = 64 * 2**20
 _SLOW = (".csv", ".npz")
+# A process may have so much more or less than an even share where files then stay whole.
+_UNEVEN = 0.05
 
 
 class ShardSource(Indexed):
@@ -86,6 +89,10 @@ class ShardSource(Indexed):
         self._tables = [table for table in _open_all(files, choice) if table.n_rows]
         if not self._tables:
             raise InputError(f"{files[0]}{' and the others' * (len(files) > 1)}: no rows")
+        self.decodes = any(table.decodes for table in self._tables)
+        buffers = Buffers()
+        for table in self._tables:
+            table.buffers = buffers
         self.shape = self._tables[0].shape
         if not rows_of_any_shape and len(self.shape) != 1:
             try:
@@ -94,6 +101,8 @@ class ShardSource(Indexed):
                 raise InputError(f"{self._tables[0].path}: {error}") from None
         self.n_features = math.prod(self.shape)
         self.dtype = reduce(torch.promote_types, (t.dtype for t in self._tables))
+        names = self._tables[0].names
+        self.names = names if len(names) == self.n_features else ()  # a list is many features
         self._starts = np.cumsum([0, *(table.n_rows for table in self._tables)])
         self.n_rows = int(self._starts[-1])
         self._block_rows = block_rows or max(1, _BLOCK_BYTES // self.row_bytes)
@@ -111,6 +120,30 @@ class ShardSource(Indexed):
             else:
                 yield from self._stream(numbers[0], skip * self._block_rows, n_rows)
             skip = 0
+
+    def share(self, rank: int, world: int) -> Iterator[Block]:
+        """A range of rows, cut between two files or row groups where one is near."""
+        start, stop = self._edge(rank, world), self._edge(rank + 1, world)
+        return self._between(start, stop)
+
+    def _edge(self, rank: int, world: int) -> int:
+        """Where the rows of a process begin."""
+        even = self.n_rows * rank // world
+        number = min(int(np.searchsorted(self._starts, even, "right")), len(self._tables)) - 1
+        table, first = self._tables[number], int(self._starts[number])
+        edges = [first, first + table.n_rows]
+        if table.open_bytes:  # to begin inside a unit is to read what stands before
+            units = table.units(self._piece_rows(table))
+            edges += [first + start for start, _ in units]
+        near = min(edges, key=lambda edge: abs(edge - even))
+        return near if abs(near - even) <= _UNEVEN * self.n_rows / world else even
+
+    def _between(self, start: int, stop: int) -> Iterator[Block]:
+        """Rows `start` to `stop`, file by file."""
+        for number, low in enumerate(self._starts[:-1].tolist()):
+            first, last = max(start - low, 0), min(stop - low, self._tables[number].n_rows)
+            if first < last:
+                yield from self._stream(number, first, last)
 
     def shuffled(self, *, seed: int, epoch: int) -> Iterator[Block]:
         rng = np.random.default_rng((seed, epoch))
@@ -251,7 +284,9 @@ def open_files(paths: Paths, weights: Any = None, **options: Any) -> ShardSource
         return source
     whole = source.whole()
     rows = whole.x.reshape(-1, *source.shape)
-    return ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
+    kept = ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
+    kept.names = source.names
+    return kept
 
 
 def _open_all(files: Sequence[Any], choice: Choice) -> list[Table]:

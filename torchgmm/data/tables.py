@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .buffers import Buffers
 
 __all__ = ["Choice", "Rows", "Table", "cat_rows", "pick", "recut"]
 
@@ -52,6 +53,8 @@ class Table(ABC):
         names: of the feature columns; empty where the format has none.
         open_bytes: memory that an unfinished `stream` holds beside its rows; 0 where any rows can
             be read without what stands before them.
+        decodes: whether reading keeps all cores busy, however fast the disk is.
+        buffers: memory for blocks; files that are read one after the other share it.
     """
 
     path: Path
@@ -61,6 +64,8 @@ class Table(ABC):
     dtype: torch.dtype
     names: tuple[str, ...] = ()
     open_bytes: int = 0
+    decodes: bool = False
+    buffers: Buffers = Buffers()
 
     @abstractmethod
     def stream(self, start: int, stop: int, rows: int) -> Iterator[Rows]:

@@ -15,7 +15,7 @@ from ..data import Block, Source
 from ..kernels import Kernel, score
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import State
+from .base import Problem, State
 from .coordinates import located, tempered
 from .optimizers import frozen, thawed
 
@@ -71,6 +71,7 @@ class Ascent:
         state: GradientState,
         leaves: list[Tensor],
         optimizer: Optimizer,
+        problem: Problem,
         *,
         size: int | None,  # rows of a whole batch; None where a batch is all rows
         kernel: Kernel,
@@ -81,6 +82,7 @@ class Ascent:
     ) -> None:
         optimizer.load_state_dict(thawed(state.optimizer))
         self._begun, self._leaves, self._optimizer = state, leaves, optimizer
+        self._problem = problem
         self._size, self._kernel, self._beta = size, kernel, beta
         self._floor, self._clip, self._even = floor, clip, even
         self._blocks: Iterable[Block] = ()
@@ -142,9 +144,11 @@ class Ascent:
             asked, constant = tempered(now, self._beta)
         moments, rows = None, 0
         for block in self._blocks:
-            part = self._kernel.accumulate(block.x, block.w, asked)
-            moments = part if moments is None else moments + part
-            rows += len(block.x)
+            if len(block.x):
+                part = self._kernel.accumulate(block.x, block.w, asked)
+                moments = part if moments is None else moments + part
+                rows += len(block.x)
+        moments, rows = self._problem.summed(moments, rows, asked)
         if moments is None:
             return None, constant
         if self._first and self._beta == 1:

@@ -19,10 +19,10 @@ from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .stopping import Stop
 from .watch import Watch
 
-__all__ = ["Begun", "Climb", "on_device"]
+__all__ = ["STALL", "Begun", "Climb", "on_device"]
 
 # Exact EM falls only by rounding; a method that has not risen for so long will not rise.
-_STALL = 50
+STALL = 50
 
 
 class Begun:
@@ -104,9 +104,10 @@ class Climb:
 
     def _step(self, begun: Begun) -> tuple[State, Step]:
         assert begun.state is not None
-        watch = self._watched(begun, begun.state.sums.rows)
+        watch, group = self._watched(begun, begun.state.sums.rows), self.problem.group
+        before = group.n_bytes
         state, step = self.method.step(begun.state, self.problem)
-        step = dataclasses.replace(step, seconds=watch.seconds)
+        step = dataclasses.replace(step, seconds=watch.seconds, n_bytes=group.n_bytes - before)
         watch.end()
         begun.seconds = 0.0
         return state, step
@@ -163,7 +164,7 @@ class Climb:
             return Status.CONVERGED
         if history[-1].last:
             return Status.ENDED
-        if len(levels) - 1 - levels.index(max(levels)) >= _STALL:
+        if len(levels) - 1 - levels.index(max(levels)) >= STALL:
             return Status.STALLED
         return None
 

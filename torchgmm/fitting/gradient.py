@@ -140,7 +140,7 @@ class Gradient(Method):
                 return given, Step(math.nan, state.sums.rows, kernel=kernel.ran)
             if not walked.row_weight:
                 raise InputError("the source gave no rows of positive weight")
-            state = self._rescued(walked, latest, kernel)
+            state = self._rescued(walked, problem, latest, kernel)
             ended = not warming
             if warming:
                 state = replace(state, annealed=state.annealed + 1)
@@ -214,6 +214,7 @@ class Gradient(Method):
             state,
             leaves,
             optimizer,
+            problem,
             size=size,
             kernel=kernel,
             beta=self._beta(state),
@@ -274,7 +275,7 @@ class Gradient(Method):
         return float(self.first_beta ** (1 - state.annealed / self.annealing))
 
     def _rescued(
-        self, state: GradientState, latest: Iterable[Block], kernel: Kernel
+        self, state: GradientState, problem: Problem, latest: Iterable[Block], kernel: Kernel
     ) -> GradientState:
         """Replace what was lost since the last look; the optimiser forgets what it knew then."""
         p = state.parameters
@@ -285,11 +286,11 @@ class Gradient(Method):
         empty, collapsed = self.rescue.find(moments, p.family, self.reg_covar)
         self.rescue.check(empty, collapsed)
         chosen = self.rescue.chosen(empty, collapsed, state.rescues)
-        sums = state.sums.m_step(chosen, int(collapsed.sum()))
+        sums = state.sums.m_step(chosen, collapsed)
         state = replace(state, sums=sums, seen=torch.zeros_like(state.seen))
         if not bool(chosen.any()):
             return state
-        p = reseeded(p, chosen, moments, latest, kernel, self.reg_covar)
+        p = reseeded(p, chosen, moments, latest, kernel, self.reg_covar, problem.group)
         return self._anew(replace(state, rescues=state.rescues + int(chosen.sum())), p)
 
     def _above_floor(self, state: GradientState) -> Moments:

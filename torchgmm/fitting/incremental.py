@@ -98,23 +98,28 @@ class IncrementalEM(Method):
             seed=state.seed,
             known=len(state.blocks) if state.whole else None,
         ):
-            found = kernel.accumulate(batch.x, batch.w, state.parameters)
+            found, rows = problem.e_step(kernel, batch, state.parameters)
             if not found.is_finite():
                 return given, Step(math.nan, state.sums.rows, kernel=kernel.ran)
-            state = self._learn(state, number, batch, found, kernel)
-            state = replace(state, position=position)
+            state = replace(state, sums=state.sums.e_step(rows, found), position=position)
+            state = self._learn(state, problem, number, batch, found, kernel)
             problem.reached(state)
         step = state.sums.step(kernel.ran)
         state = replace(state, step=state.step + 1, total=None, position=0, sums=StepSums())
         return state, step
 
     def _learn(
-        self, state: IncrementalState, number: int, batch: Block, found: Moments, kernel: Kernel
+        self,
+        state: IncrementalState,
+        problem: Problem,
+        number: int,
+        batch: Block,
+        found: Moments,
+        kernel: Kernel,
     ) -> IncrementalState:
         """Put the moments of a block in the place of its old ones; M-step."""
         assert state.total is not None
         before = state.parameters
-        sums = state.sums.e_step(len(batch.x), found)
         found = before.family.moved(found, state.start.frame)
         total, blocks = state.total + found, list(state.blocks)
         if state.whole:
@@ -132,12 +137,13 @@ class IncrementalEM(Method):
             spent=state.rescues,
             blocks=[batch],
             kernel=kernel,
+            group=problem.group,
         )
         return replace(
             state,
             parameters=after.parameters,
             rescues=state.rescues + int(after.rescued.sum()),
-            sums=sums.m_step(after.rescued, after.collapsed),
+            sums=state.sums.m_step(after.rescued, after.collapsed),
             blocks=tuple(blocks),
             total=total,
         )

@@ -161,10 +161,11 @@ class OnlineEM(Method):
         for position, batch in problem.batches(
             size, state.seed, state.epoch, state.position, ordered=ordered
         ):
-            moments = kernel.accumulate(batch.x, batch.w, state.running)
+            moments, rows = problem.e_step(kernel, batch, state.running)
             if not moments.is_finite():
                 return state, Step(math.nan, state.sums.rows, kernel=kernel.ran)
-            state = replace(self._learn(state, batch, moments, kernel), position=position)
+            state = self._learn(state, problem, batch, moments, rows, kernel)
+            state = replace(state, position=position)
             if self.rows_per_step is not None and state.sums.rows >= self.rows_per_step:
                 break
             problem.reached(state)
@@ -190,11 +191,17 @@ class OnlineEM(Method):
         return min(known, default=None)
 
     def _learn(
-        self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel
+        self,
+        state: OnlineState,
+        problem: Problem,
+        batch: Block,
+        moments: Moments,
+        n_rows: int,
+        kernel: Kernel,
     ) -> OnlineState:
         before = state.running
         weight = float(moments.rows)
-        row_weight = state.row_weight or weight / len(batch.x)
+        row_weight = state.row_weight or weight / n_rows
         rows = weight / row_weight
         gain = self._gain(state.rows_seen, rows, self.unit(before))
         mixed = state.moments * (1 - gain) + moments * (gain / weight)
@@ -209,19 +216,20 @@ class OnlineEM(Method):
             blocks=[batch],
             kernel=kernel,
             held=seen < wanted,
+            group=problem.group,
         )
         mixed = restarted(mixed, after)
         clock = state.rows_seen + rows
         share = min(1.0, (_FAVOUR + 1) * rows / (clock + _FAVOUR * rows))
         average = restarted(state.average, after) * (1 - share) + mixed * share
         means = after.parameters.means
-        sums = state.sums.e_step(len(batch.x), moments)
+        sums = state.sums.e_step(n_rows, moments)
         return replace(
             state,
             running=after.parameters,
             moments=before.family.moved(mixed, means),
             average=before.family.moved(average, means),
-            lead=self._lead(state, batch, moments, kernel),
+            lead=self._lead(state, problem, batch, moments, n_rows, kernel),
             seen=torch.where(after.rescued, 0, seen),
             rows_seen=clock,
             row_weight=row_weight,
@@ -229,15 +237,22 @@ class OnlineEM(Method):
             sums=sums.m_step(after.rescued, after.collapsed),
         )
 
-    def _lead(self, state: OnlineState, batch: Block, moments: Moments, kernel: Kernel) -> float:
+    def _lead(
+        self,
+        state: OnlineState,
+        problem: Problem,
+        batch: Block,
+        moments: Moments,
+        rows: int,
+        kernel: Kernel,
+    ) -> float:
         """How the averaged mixture fares on a batch that neither has learnt from yet."""
-        rows = len(batch.x)
         number = 1 + round(state.rows_seen / rows)  # of the batch, in all passes
         asked = number in (2, 4) or number % _EVERY == 0
         enough = 2 * rows >= self._batch_rows(state.running)  # the last of a pass may be 1
         if self.average != "auto" or not (asked and enough):
             return state.lead
-        averaged = kernel.accumulate(batch.x, batch.w, self._averaged(state))
+        averaged, _ = problem.e_step(kernel, batch, self._averaged(state))
         lead = float(averaged.mean_log_prob - moments.mean_log_prob) + _DRAW / rows
         return lead if math.isinf(state.lead) else 0.7 * state.lead + 0.3 * lead
 

@@ -121,11 +121,11 @@ class VarianceReducedEM(Method):
     ) -> tuple[State, Step]:
         given = state
         for position, _, batch in self._blocks(state, problem, known=None):
-            found = kernel.accumulate(batch.x, batch.w, state.parameters)
+            found, rows = problem.e_step(kernel, batch, state.parameters)
             state = replace(
                 state,
                 blocks=(*state.blocks, found),
-                sums=state.sums.e_step(len(batch.x), found),
+                sums=state.sums.e_step(rows, found),
                 position=position,
             )
             problem.reached(state)
@@ -140,6 +140,7 @@ class VarianceReducedEM(Method):
             spent=state.rescues,
             blocks=problem.source.blocks(),
             kernel=kernel,
+            group=problem.group,
         )
         sums = state.sums.m_step(after.rescued, after.collapsed)
         # after a rescue the snapshot is of components that are gone: take another
@@ -156,11 +157,11 @@ class VarianceReducedEM(Method):
     def _reduced(self, state: ReducedState, problem: Problem, kernel: Kernel) -> tuple[State, Step]:
         given, snapshot = state, _total(state.blocks)
         for position, number, batch in self._blocks(state, problem, known=len(state.blocks)):
-            found = kernel.accumulate(batch.x, batch.w, state.parameters)
+            found, rows = problem.e_step(kernel, batch, state.parameters)
             if not found.is_finite():
                 return given, Step(math.nan, state.sums.rows, kernel=kernel.ran)
-            state = self._learn(state, snapshot, number, batch, found, kernel)
-            state = replace(state, position=position)
+            state = replace(state, sums=state.sums.e_step(rows, found), position=position)
+            state = self._learn(state, snapshot, number, found, kernel)
             problem.reached(state)
         step = state.sums.step(kernel.ran)
         parameters, rescues, seed = state.parameters, state.rescues, state.seed
@@ -171,20 +172,18 @@ class VarianceReducedEM(Method):
         state: ReducedState,
         snapshot: Moments,
         number: int,
-        batch: Block,
         found: Moments,
         kernel: Kernel,
     ) -> ReducedState:
         """Move the statistics by what a block says beyond what it said at the snapshot; M-step."""
         family, old = state.parameters.family, state.blocks[number]
-        sums = state.sums.e_step(len(batch.x), found)
         scale = float(snapshot.rows / old.rows)
         change = family.moved(found, snapshot.frame) + old * -1.0
         target = snapshot + change * scale
         running = snapshot if state.running is None else state.running
         mixed = running * (1 - self.rate) + target * self.rate
         if not _valid(mixed, family):  # a block too small for the step size: leave this one out
-            return replace(state, running=running, sums=sums)
+            return replace(state, running=running)
         after = m_step(
             mixed,
             state.parameters,
@@ -194,7 +193,7 @@ class VarianceReducedEM(Method):
             blocks=(),
             kernel=kernel,
         )
-        sums = sums.m_step(after.rescued, after.collapsed)
+        sums = state.sums.m_step(after.rescued, after.collapsed)
         return replace(state, parameters=after.parameters, running=mixed, sums=sums)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..checks import numbers_of
+from ..collective import ALONE, Group
 from ..covariance import Family
 from ..data import Block
 from ..errors import EmptyComponentError, InputError
@@ -51,8 +53,8 @@ class Rescue:
                 raise InputError(f"{name} must be keep, reseed or raise, got {value!r}")
 
     def find(self, moments: Moments, family: Family, floor: float) -> tuple[Tensor, Tensor]:
-        """Masks `(K,)` of empty and of collapsed components."""
-        empty = moments.weight <= _EMPTY * moments.rows
+        """Masks `(*B, K)` of empty and of collapsed components."""
+        empty = moments.weight <= _EMPTY * moments.rows.unsqueeze(-1)
         if family.tied:
             return empty, torch.zeros_like(empty)
         spread = family.central(moments)
@@ -64,18 +66,19 @@ class Rescue:
     def check(self, empty: Tensor, collapsed: Tensor) -> None:
         """Raise where the policy says so."""
         if self.empty == "raise" and bool(empty.any()):
-            raise EmptyComponentError(empty.nonzero().flatten().tolist(), "lost all their rows")
+            raise EmptyComponentError(numbers_of(empty), "lost all their rows")
         if self.collapsed == "raise" and bool(collapsed.any()):
-            numbers = collapsed.nonzero().flatten().tolist()
-            raise EmptyComponentError(numbers, "collapsed onto single rows")
+            raise EmptyComponentError(numbers_of(collapsed), "collapsed onto single rows")
 
-    def chosen(self, empty: Tensor, collapsed: Tensor, spent: int) -> Tensor:
-        """Mask of the components to reseed, given how many were before."""
+    def chosen(self, empty: Tensor, collapsed: Tensor, spent: int | Tensor) -> Tensor:
+        """Mask `(*B, K)` of the components to reseed, given how many were before `(*B,)`."""
         wanted = torch.zeros_like(empty)
         if self.empty == "reseed":
             wanted |= empty
         if self.collapsed == "reseed":
             wanted |= collapsed
+        if isinstance(spent, Tensor):
+            return wanted & (spent < self.limit * empty.shape[-1]).unsqueeze(-1)
         if spent >= self.limit * len(empty):
             wanted.zero_()
         return wanted
@@ -88,12 +91,13 @@ def reseeded(
     blocks: Iterable[Block],
     kernel: Kernel,
     floor: float,
+    group: Group = ALONE,
 ) -> Parameters:
     """Put the chosen components on the worst-explained rows, with the pooled covariance."""
     index = which.nonzero().flatten()
     family = parameters.family
     means = parameters.means.clone()
-    rows = worst_rows(blocks, parameters, kernel, len(index))
+    rows = worst_rows(blocks, parameters, kernel, len(index), group)
     means[index[: len(rows)]] = rows
     scale = parameters.scale
     if not family.tied:
@@ -114,7 +118,11 @@ def reseeded(
 
 
 def worst_rows(
-    blocks: Iterable[Block], parameters: Parameters, kernel: Kernel, count: int
+    blocks: Iterable[Block],
+    parameters: Parameters,
+    kernel: Kernel,
+    count: int,
+    group: Group = ALONE,
 ) -> Tensor:
     """The `count` different rows `(<= count, D)` of least log-probability, float64.
 
@@ -122,17 +130,28 @@ def worst_rows(
     """
     best = parameters.means.new_empty(0, parameters.n_features)
     worst = parameters.means.new_empty(0)
-    for block in blocks:
+    for block in blocks if group.size == 1 else _some(blocks):
         for part, joint in kernel.log_joint(block.x, parameters):
             log_prob = joint.logsumexp(-2).double()
             few = log_prob.topk(min(4 * count, len(log_prob)), largest=False)
             rows = torch.cat([best, block.x[part][few.indices].double()])
-            values = torch.cat([worst, few.values])
-            rows, first = _unique_rows(rows)
-            values = values[first]
-            keep = values.topk(min(count, len(values)), largest=False).indices
-            best, worst = rows[keep], values[keep]
+            best, worst = _least(rows, torch.cat([worst, few.values]), count)
+    if group.size > 1:
+        best, worst = _least(group.stacked(best), group.stacked(worst), count)
     return best
+
+
+def _some(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks that have rows in this process."""
+    return (block for block in blocks if len(block.x))
+
+
+def _least(rows: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most `count` different rows of the least values."""
+    rows, first = _unique_rows(rows)
+    values = values[first]
+    keep = values.topk(min(count, len(values)), largest=False).indices
+    return rows[keep], values[keep]
 
 
 def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

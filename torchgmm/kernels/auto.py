@@ -13,15 +13,18 @@ from ..parameters import Parameters
 from .base import Kernel, register
 from .costs import dense_cost, elementwise, quadratic_cost
 from .dense import Dense
-from .quadratic import Quadratic
+from .quadratic import Quadratic, QuadraticPlan
 from .screen import turned
 from .screened import Screened, best_plan
+from .turns import turns
 
 __all__ = ["Auto"]
 
 # A pass must cost so many times what a probe does: that is a fixed sum, and for matrices so many
 # operations for each of K D^3.
 _PAYS, _PROBE, _PROBE_CUBIC = 20, 3e8, 20
+# What finding out whether `Quadratic` keeps the digits costs, however few the rows are.
+_PLANNING = 2.5e7
 
 
 @register
@@ -52,9 +55,18 @@ class Auto(Kernel):
         return (self._quadratic if cheap else self._dense).log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
-        quadratic = self._quadratic.plan(x, parameters)
+        parts = [
+            self._accumulate(rows, own, some) for _, some, rows, (own,) in turns(parameters, x, w)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        shape = parameters.batch_shape
+        return Moments.cat(parts).map(lambda t: t.reshape(*shape, *t.shape[1:]))
+
+    def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
-        if quadratic.dtypes:
+        quadratic = self._plan(x, parameters, dense)
+        if quadratic is not None:
             cost = min(dense, quadratic_cost(parameters, quadratic.dtypes[0]))
         if self._may_screen(x, parameters, cost):
             mixture = turned(parameters, x.dtype)
@@ -62,11 +74,19 @@ class Auto(Kernel):
             if plan is not None and plan.cost < cost:
                 self._last = self._screened.name
                 return self._screened.planned(x, w, parameters, mixture, plan)
-        if cost < dense:
+        if quadratic is not None and cost < dense:
             self._last = self._quadratic.name
             return self._quadratic.planned(x, w, parameters, quadratic)
         self._last = self._dense.name
         return self._dense.accumulate(x, w, parameters)
+
+    def _plan(self, x: Tensor, parameters: Parameters, dense: float) -> QuadraticPlan | None:
+        """How `Quadratic` would go about it; None where it could not, or could not pay."""
+        rows = x.shape[:-1].numel() if x.dim() > 2 else len(x) * parameters.batch_shape.numel()
+        if rows * (dense - quadratic_cost(parameters, x.dtype)) < _PLANNING:
+            return None
+        plan = self._quadratic.plan(x, parameters)
+        return plan if plan.dtypes else None
 
     def _may_screen(self, x: Tensor, parameters: Parameters, cost: float) -> bool:
         """Whether a probe could pay, given what a row costs without it."""

@@ -35,7 +35,8 @@ class Features(ABC):
 
     Args:
         parameters: in float64.
-        centre: the origin c, `(*B, D)`.
+        centre: the origin c, `(*B, D)`; or `(D,)` for a batch whose rows are the same, which then
+            share their features too.
     """
 
     def __init__(self, parameters: Parameters, centre: Tensor) -> None:
@@ -44,6 +45,11 @@ class Features(ABC):
         self.centre = centre
         self.parameters = parameters
         self.offset = parameters.means - centre.unsqueeze(-2)  # (*B, K, D)
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """Leading axes of the features: none where all mixtures of a batch share them."""
+        return self.centre.shape[:-1]
 
     @property
     @abstractmethod
@@ -61,7 +67,7 @@ class Features(ABC):
 
     @abstractmethod
     def load(self, x: Tensor, layout: Any) -> None:
-        """Put the features of the rows `x (*B, n, D)` into what `layout` made."""
+        """Put the features of the rows `x (*B, n, D)` into what `layout` made; any dtype."""
 
     @abstractmethod
     def coefficients(self) -> Tensor:
@@ -102,11 +108,11 @@ class Products(Features):
         return self.d * (self.d + 1) // 2
 
     def layout(self, rows: int, like: Tensor) -> Columns:
-        return Columns(self.offset.shape[:-2], self.d, self.n_second, rows, like)
+        return Columns(self.batch, self.d, self.n_second, rows, like)
 
     def load(self, x: Tensor, layout: Columns) -> None:
-        room = layout.room(x.shape[-2])
-        torch.sub(x.mT, self.centre.to(room.dtype).unsqueeze(-1), out=room)
+        room = layout.room(x)
+        _difference(x.mT, self.centre.unsqueeze(-1), room)
         layout.multiply()
 
     def coefficients(self) -> Tensor:
@@ -142,11 +148,10 @@ class Squares(Features):
         return self._precision.shape[-1]
 
     def layout(self, rows: int, like: Tensor) -> Rows:
-        return Rows(self.offset.shape[:-2], self.d, self.n_second, rows, like)
+        return Rows(self.batch, self.d, self.n_second, rows, like)
 
     def load(self, x: Tensor, layout: Rows) -> None:
-        room = layout.room(x.shape[-2])
-        torch.sub(x, self.centre.to(room.dtype).unsqueeze(-2), out=room)
+        _difference(x, self.centre.unsqueeze(-2), layout.room(x))
         layout.square()
 
     def coefficients(self) -> Tensor:
@@ -181,13 +186,13 @@ class Linear(Features):
         return 0
 
     def layout(self, rows: int, like: Tensor) -> Rows:
-        return Rows(self.offset.shape[:-2], self.d, 0, rows, like)
+        return Rows(self.batch, self.d, 0, rows, like)
 
     def load(self, x: Tensor, layout: Rows) -> None:
-        room = layout.room(x.shape[-2])
-        y = (x - self.centre.to(room.dtype).unsqueeze(-2)).unsqueeze(-3)  # (*B, 1, n, D)
+        room = layout.room(x)
+        y = _difference(x, self.centre.unsqueeze(-2), torch.empty_like(x, dtype=room.dtype))
         whitener = self._whitener.to(room.dtype).contiguous()
-        self.family.whiten(y, whitener, None, room.unsqueeze(-3))
+        self.family.whiten(y.unsqueeze(-3), whitener, None, room.unsqueeze(-3))
 
     def coefficients(self) -> Tensor:
         constant = self._log_norm() - 0.5 * self.whitened.square().sum(-1)
@@ -213,6 +218,13 @@ class Linear(Features):
         # spread of whitened coordinates; what the whitening itself rounds, `dense` rounds too
         size = spread + self.whitened.abs()
         return (size * self.whitened.abs()).sum(-1), size.square().amax(-1)
+
+
+def _difference(x: Tensor, centre: Tensor, out: Tensor) -> Tensor:
+    """`x - centre` in the dtype of `out`, without a copy of x in it."""
+    if x.dtype == out.dtype:
+        return torch.sub(x, centre.to(out.dtype), out=out)
+    return out.copy_(x).sub_(centre.to(out.dtype))
 
 
 def features_of(parameters: Parameters, centre: Tensor) -> Features:

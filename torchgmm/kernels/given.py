@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ..collective import Group
 from ..covariance import Family
 from ..covariance.base import Whitened
 from ..data import Block
@@ -43,14 +44,14 @@ def labelled_sums(
 
 
 def weighted_sums(
-    blocks: Iterable[Block], frame: Tensor, family: Family, draw: Callable[[int], Tensor]
+    blocks: Iterable[Block], frame: Tensor, family: Family, draw: Callable[[Block], Tensor]
 ) -> GivenSums:
-    """Moments in float64 about `frame (K, D)` with responsibilities `draw(n) -> (K, n)`."""
+    """Moments in float64 about `frame (K, D)` with responsibilities `draw(block) -> (K, n)`."""
     total = GivenSums(frame, family)
     rows = max(64, _CHUNK // len(frame))
     for block in blocks:
         for part in _parts(block, rows):
-            total.add(slice(None), part.x, part.w, draw(len(part.x)).to(frame.device))
+            total.add(slice(None), part.x, part.w, draw(part).to(frame.device))
     return total
 
 
@@ -78,6 +79,15 @@ class GivenSums:
         self._weight[which] += r.sum(-1)
         self._first[which] += (r.unsqueeze(-2) @ d).squeeze(-2)
         self._second[slice(None) if self._family.tied else which] += second
+
+    def over(self, group: Group) -> GivenSums:
+        """The sums over the rows of all processes."""
+        if group.size > 1:
+            rows = self._weight.new_tensor(float(self._n_rows))
+            sums = group.sum((self._weight, self._first, self._second, rows), (self._frame,))
+            self._weight, self._first, self._second, rows = sums
+            self._n_rows = int(rows)
+        return self
 
     @property
     def unit(self) -> float:

@@ -50,7 +50,7 @@ class Layout(ABC):
 
 
 class Rows(Layout):
-    """Row by row, `(n, D)` and `(n, S)`: for features that are the coordinates and their squares.
+    """As the rows lie, `(n, D)` and `(n, S)`: features that are coordinates and their squares.
 
     Nothing is transposed: matrix products read either order equally well.
     """
@@ -62,19 +62,26 @@ class Rows(Layout):
         self._linear_buffer = self.buffer(d)
         self._square_buffer = self.buffer(d)
         self.linear = self._square = self._linear_buffer
+        self._turned = False
 
-    def room(self, n: int) -> Tensor:
-        """Where the coordinates `(*B, n, D)` of the next chunk go."""
-        self.linear = self.part(self._linear_buffer, n, self._d)
+    def room(self, x: Tensor) -> Tensor:
+        """Where the coordinates of the chunk `x (*B, n, D)` go; column by column if it lies so."""
+        n, self._turned = x.shape[-2], x.stride(-2) < x.stride(-1)
+        self.linear = self._laid(self._linear_buffer, n)
         return self.linear
 
     def square(self) -> None:
         """Squares of the coordinates, or their sum where that is all there is."""
         n = self.linear.shape[-2]
-        self._square = self.part(self._square_buffer, n, self._d)
+        self._square = self._laid(self._square_buffer, n)
         torch.mul(self.linear, self.linear, out=self._square)
         if self._n_second == 1 != self._d:
             self._square = self._square.sum(-1, keepdim=True)
+
+    def _laid(self, buffer: Tensor, n: int) -> Tensor:
+        if self._turned:
+            return self.part(buffer, self._d, n).mT
+        return self.part(buffer, n, self._d)
 
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:
         s = self._n_second
@@ -113,9 +120,9 @@ class Columns(Layout):
         self._phi_buffer = self.buffer(self._size)
         self.phi = self._phi_buffer
 
-    def room(self, n: int) -> Tensor:
-        """Where the coordinates `(*B, D, n)` of the next chunk go."""
-        self.phi = self.part(self._phi_buffer, self._size, n)
+    def room(self, x: Tensor) -> Tensor:
+        """Where the coordinates of the chunk `x (*B, n, D)` go, `(*B, D, n)`."""
+        self.phi = self.part(self._phi_buffer, self._size, x.shape[-2])
         return self.phi[..., self._n_second : self._n_second + self._d, :]
 
     def multiply(self) -> None:

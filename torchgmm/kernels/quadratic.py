@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..covariance import Family
+from ..errors import InputError
+from ..kmeans import one_hot
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register, soft_assign
+from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
+from .turns import turns
 
-__all__ = ["Quadratic", "QuadraticPlan"]
+__all__ = ["Quadratic", "QuadraticPlan", "nearest_moments"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,15 @@ class _Limits:
     joint: float
     variance: float
 
+    def allow(self, magnitude: tuple[float, float], dtype: torch.dtype) -> bool:
+        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not."""
+        eps = torch.finfo(dtype).eps
+        return eps * magnitude[0] <= self.joint and eps * magnitude[1] <= self.variance
+
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
+_ANY = _Limits(math.inf, math.inf)
 _MOST_ROWS = 8192
 _TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
@@ -75,9 +85,9 @@ class Quadratic(Kernel):
         self.budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
-        features = _about_the_middle(parameters, x.dtype)
+        features = _about_the_middle(parameters, x)
         # float64 whatever the rows are: single log-probabilities are not averaged over rows
-        if not _expected_to_hold(features, torch.float64, _SINGLE):
+        if not _SINGLE.allow(_expected(features), torch.float64):
             yield from self._dense().log_joint(x, parameters)
             return
         work = _Chunks(features, x, torch.float64, self.budget)
@@ -98,9 +108,9 @@ class Quadratic(Kernel):
 
     def plan(self, x: Tensor, parameters: Parameters) -> QuadraticPlan:
         """The features, and the dtypes in which products are expected to keep the rows' digits."""
-        features, limits = _about_the_middle(parameters, x.dtype), _LIMITS[x.dtype]
-        both = dict.fromkeys((x.dtype, torch.float64))
-        dtypes = tuple(d for d in both if _expected_to_hold(features, d, limits))
+        features, limits = _about_the_middle(parameters, x), _LIMITS[x.dtype]
+        both, expected = dict.fromkeys((x.dtype, torch.float64)), _expected(features)
+        dtypes = tuple(dtype for dtype in both if limits.allow(expected, dtype))
         return QuadraticPlan(features, dtypes)
 
     def planned(
@@ -122,12 +132,13 @@ class _Chunks:
 
     def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
         p = features.parameters
-        self._features, self._dtype = features, dtype
-        self._x = x if x.dim() > 2 else x.expand(*p.batch_shape, *x.shape)
-        self._theta = features.coefficients().to(dtype)
+        self._features = features
+        self._x = x if x.dim() > 2 else x.expand(*features.batch, *x.shape)
+        theta = features.coefficients().to(dtype)
+        self._theta = theta.reshape(*features.batch, -1, features.size)
         self._shape = (*p.batch_shape, p.n_components)
-        each = features.size + 2 * p.n_components
-        width = each * max(1, math.prod(p.batch_shape)) * dtype.itemsize
+        numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
+        width = numbers * dtype.itemsize
         # sums over more rows than this wear out in float32
         most = _MOST_ROWS if dtype == torch.float32 else x.shape[-2]
         self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
@@ -140,29 +151,76 @@ class _Chunks:
         n_rows = self._x.shape[-2]
         for start in range(0, n_rows, self._rows):
             part = slice(start, min(start + self._rows, n_rows))
-            chunk = self._x[..., part, :]
-            same = chunk.dtype == self._dtype
-            self._features.load(chunk if same else chunk.to(self._dtype), self.layout)
+            self._features.load(self._x[..., part, :], self.layout)
             n = part.stop - start
-            joint = self._joint[: math.prod(self._shape) * n].view(*self._shape, n)
-            yield part, self.layout.joint(self._theta, joint)
+            flat = self._joint[: math.prod(self._shape) * n]
+            self.layout.joint(self._theta, flat.view(*self._theta.shape[:-1], n))
+            yield part, flat.view(*self._shape, n)
+
+    def sums(self, r: Tensor) -> Tensor:
+        """`R phi^T (*B, K, P)` of the chunk under way."""
+        own = r.reshape(*self._theta.shape[:-1], r.shape[-1])
+        return self.layout.sums(own).reshape(*self._shape, -1)  # type: ignore[no-any-return]
 
 
-def _about_the_middle(parameters: Parameters, dtype: torch.dtype) -> Features:
+def _about_the_middle(parameters: Parameters, x: Tensor) -> Features:
     exact = parameters.to(torch.float64)
     centre = (exact.log_weights.exp().unsqueeze(-1) * exact.means).sum(-2)
+    if x.dim() == 2 and exact.batch_shape and not exact.family.tied:
+        centre = centre.reshape(-1, centre.shape[-1]).mean(0)
     # a number that the rows could hold: then x - c is exact where the digits are
-    return features_of(exact, centre.to(dtype).double())
+    return features_of(exact, centre.to(x.dtype).double())
+
+
+def nearest_moments(
+    x: Tensor,  # (N, D) or (B, N, D)
+    w: Tensor | None,  # (N,) or (B, N)
+    centres: Tensor,  # (B, K, D), float64
+    family: Family,
+) -> Moments:
+    """Moments in float64 about the centres, of rows that each belong to the nearest one.
+
+    An E-step of components of equal weight and unit covariance, made hard.
+    """
+    b, k, d = centres.shape
+    scale = centres.new_zeros(b, *family.scale_shape(k, d))  # unit covariances
+    unit = Parameters(torch.zeros_like(centres[..., 0]), centres, scale, family)
+    parts = [_nearest_of(rows, own, some) for _, some, rows, (own,) in turns(unit, x, w)]
+    return Moments.cat(parts)
+
+
+def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
+    if dense_cost(unit, torch.float64) < quadratic_cost(unit, torch.float64):
+        weights = None if w is None else w.double()
+        found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
+        return replace(found, frame=unit.means)
+    features = _about_the_middle(unit, x)
+    sums = _sums(features, x, w, torch.float64, Quadratic().budget, _hard_assign, _ANY)
+    if sums is None:
+        raise InputError("the sums of these rows are not finite: rescale the columns")
+    return sums
+
+
+def _hard_assign(log_joint: Tensor) -> tuple[Tensor, Tensor]:
+    top = log_joint.amax(-2, keepdim=True)
+    return one_hot(torch.sub(top, log_joint, out=log_joint)), top.squeeze(-2)
 
 
 def _sums(
-    features: Features, x: Tensor, w: Tensor | None, dtype: torch.dtype, budget: int
+    features: Features,
+    x: Tensor,
+    w: Tensor | None,
+    dtype: torch.dtype,
+    budget: int,
+    assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
+    limits: _Limits | None = None,
 ) -> Moments | None:
     """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
+    limits = _LIMITS[x.dtype] if limits is None else limits
     work = _Chunks(features, x, dtype, budget)
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
-        r, row_log_prob = soft_assign(joint)
+        r, row_log_prob = assign(joint)
         chunk_w = None if w is None else w[..., part].to(dtype)
         if isinstance(features, Linear):
             z = work.layout.linear
@@ -175,9 +233,9 @@ def _sums(
             r.mul_(chunk_w.unsqueeze(-2))
             total = total + chunk_w.double().sum(-1)
             log_prob = log_prob + (row_log_prob.double() * chunk_w).sum(-1)
-        sums = sums + work.layout.sums(r).double()
+        sums = sums + work.sums(r).double()
     rows = total.to(log_prob.device).expand(log_prob.shape)
-    return _moments(features, sums, scatter, log_prob, rows, dtype, _LIMITS[x.dtype])
+    return _moments(features, sums, scatter, log_prob, rows, dtype, limits)
 
 
 def _moments(
@@ -207,16 +265,16 @@ def _moments(
     return Moments(found.weight, found.first, found.second, log_prob, rows, p.means)
 
 
-def _expected_to_hold(features: Features, dtype: torch.dtype, limits: _Limits) -> bool:
-    """Whether `dtype` keeps the digits if the rows lie where the parameters say."""
+def _expected(features: Features) -> tuple[float, float]:
+    """The largest `Features.magnitude` of a component if the rows lie where the parameters say."""
     p = features.parameters
     if isinstance(features, Linear):
         spread = features.whitened.abs() + 1
     else:
         unit = p.family.unit_second(torch.ones_like(p.logits), features.d)
-        variance = _diagonal(p.family, p.family.colour_second(unit, p.family.factor(p.scale)))
-        spread = (variance + features.offset.square()).sqrt()
-    return bool(_fine(features, spread, dtype, limits).all())
+        second = p.family.colour_second(unit, p.family.factor(p.scale))
+        spread = (_variance(features, second) + features.offset.square()).sqrt()
+    return _largest(features, spread)
 
 
 def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits) -> bool:
@@ -226,21 +284,35 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
     about = _diagonal(family, seen.second)
     # of a component that shares its covariance no more is known than its mean
-    spread = (seen.first / n).abs() + 1 if family.tied else (about / n).clamp_min(0).sqrt()
-    if not bool((_fine(features, spread.expand(seen.first.shape), dtype, limits) | ~present).all()):
+    mean, within = seen.first / n, family.within(seen)
+    if family.tied:
+        spread = mean.abs() + 1
+    else:
+        spread = (_variance(features, within).clamp_min(0) / n + mean.square()).sqrt()
+    if not limits.allow(_largest(features, spread, present), dtype):
         return False
     # and whether what is left about the new means stands out of the rounding of what it came from
     heads = present.any(-1, keepdim=True) if family.tied else present
-    left = _diagonal(family, family.within(seen))
+    left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
     return bool(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
 
 
-def _fine(features: Features, spread: Tensor, dtype: torch.dtype, limits: _Limits) -> Tensor:
-    joint, variance = features.magnitude(spread)
-    eps = torch.finfo(dtype).eps
-    return (eps * joint <= limits.joint) & (eps * variance <= limits.variance)
+def _largest(
+    features: Features, spread: Tensor, present: Tensor | None = None
+) -> tuple[float, float]:
+    both = torch.stack(features.magnitude(spread))
+    if present is not None:
+        both = both.where(present, 0)
+    joint, variance = both.flatten(1).amax(-1).tolist()
+    return joint, variance
+
+
+def _variance(features: Features, second: Tensor) -> Tensor:
+    """Second moments of every coordinate; their mean where only their sum is known."""
+    own = _diagonal(features.family, second)
+    return own * (own.shape[-1] / features.d)
 
 
 def _diagonal(family: Family, second: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class Screen:
 
     def bounds(self, x: Tensor, layout: Any, out: Tensor) -> Tensor:
         """Upper bounds `(K, n)` into `out`, for rows `x (n, D)`."""
-        room = layout.room(len(x))
+        room = layout.room(x)
         if self._axes is None:
             torch.sub(x, self._centre, out=room)
             layout.square()

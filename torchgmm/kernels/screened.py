@@ -93,7 +93,8 @@ class Screened(Kernel):
             chooser = _Chooser(screen, plan, x, self.budget)
             for start in range(0, len(x), chooser.rows):
                 part = slice(start, start + chooser.rows)
-                pairs.add(x[part], None if w is None else w[part], chooser.choose(x[part]))
+                chunk = chooser.by_rows(x[part])
+                pairs.add(chunk, None if w is None else w[part], chooser.choose(chunk))
             return pairs.moments()
 
         return in_plain_coordinates(moments, parameters, x.dtype)
@@ -132,6 +133,16 @@ class _Chooser:
         self._bounds = x.new_empty(self._k * self._tile)
         self._mask = x.new_empty(self._k * self.rows, dtype=torch.bool)
         self._least = x.new_empty(self.rows)
+        self._turned: Tensor | None = None
+
+    def by_rows(self, x: Tensor) -> Tensor:
+        """The chunk row by row, as single rows are gathered from it."""
+        if x.is_contiguous():
+            return x
+        if self._turned is None:
+            self._turned = x.new_empty(self.rows, x.shape[-1])
+        # a product, as torch copies with one thread where it transposes
+        return torch.mul(x, 1, out=self._turned[: len(x)])
 
     def choose(self, x: Tensor) -> Chosen:
         """Pairs of the rows `x (n, D)`; what it gives is overwritten by the next chunk."""

@@ -97,7 +97,10 @@ class PCA(Projection):
         frame = first[:1].double()
         frame = torch.where(frame.abs() < checks.largest_allowed(dtype), frame, 0)
         moments = weighted_sums(
-            checked.blocks(), frame, family, lambda n: torch.ones(1, n, dtype=torch.float64)
+            checked.blocks(),
+            frame,
+            family,
+            lambda block: torch.ones(1, len(block.x), dtype=torch.float64),
         ).moments()
         n = float(moments.weight)
         if not n > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .bootstrap import BootstrapTest, bootstrap_test
-from .result import Candidate, Selection
+from .result import Candidate, Comparison, Selection
 from .search import select
 
-__all__ = ["BootstrapTest", "Candidate", "Selection", "bootstrap_test", "select"]
+__all__ = ["BootstrapTest", "Candidate", "Comparison", "Selection", "bootstrap_test", "select"]

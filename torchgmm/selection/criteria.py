@@ -59,6 +59,7 @@ def evidence(source: Source, parameters: Parameters, kernel: str = "auto") -> Ev
             log_likelihood += float(log_prob.double() @ w)
             entropy += float(own @ w)
             rows += float(w.sum())
+    log_likelihood, entropy, rows = source.group.total(log_likelihood, entropy, rows)
     if not rows:
         raise InputError("the source gave no rows of positive weight")
     return Evidence(log_likelihood, entropy, rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..data import Block, Source
+from ..data import Block, Source, scrambled
 
 __all__ = ["Part", "fold_of"]
 
@@ -31,7 +31,11 @@ class Part(Source):
         self._inside, self._seed = inside, seed
         self.n_features, self.dtype = source.n_features, source.dtype
         self.replayable, self.reads = source.replayable, source.reads
+        self.stable, self.own, self.numbered = source.stable, source.own, source.numbered
         self.n_rows = None
+
+    def share(self, rank: int, world: int) -> Iterator[Block]:
+        yield from self._some_of(self._source.share(rank, world))
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
         yield from self._some_of(self._source.blocks(skip=skip))
@@ -48,10 +52,5 @@ class Part(Source):
 
 
 def fold_of(numbers: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of every row number: a hash (splitmix64, Steele, Lea & Flood 2014), then mod."""
-    with np.errstate(over="ignore"):
-        z = numbers.astype(np.uint64) + np.uint64(seed % 2**62) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray((z ^ (z >> np.uint64(31))) % np.uint64(folds))
+    """The fold of every row number: a hash, then mod."""
+    return np.asarray(scrambled(numbers, seed) % np.uint64(folds))

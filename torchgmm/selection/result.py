@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, MissingExtraError
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
+from ..plots import criterion as draw_criterion
 from .criteria import CRITERIA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Candidate", "Selection"]
+__all__ = ["Candidate", "Comparison", "Selection"]
 
 _LABELS = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held-out": "held-out", "cv": "cv"}
-# Okabe & Ito (2008): told apart with every common kind of colour blindness
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00")
-_MARKERS = "osD^vPX"
 
 
 @dataclass(frozen=True)
@@ -69,22 +67,20 @@ _SHOWN = (
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The candidates of a search, in the order of their fits, and the best of them.
+class Comparison:
+    """The candidates of a search, in the order of their fits.
 
     Attributes:
         criterion: what they were compared by.
         candidates: one per family and number of components that was tried.
-        best: the mixture of the best one, fitted to all rows.
     """
 
     criterion: str
     candidates: tuple[Candidate, ...]
-    best: GaussianMixture
 
     @property
     def best_candidate(self) -> Candidate:
-        """The row of the table that `best` is of."""
+        """The best row of the table."""
         return best_of(self.candidates, self.criterion)
 
     @property
@@ -96,6 +92,23 @@ class Selection:
     def covariance(self) -> str:
         """Family of the best mixture."""
         return self.best_candidate.covariance
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Those that were tried, in that order."""
+        return tuple(dict.fromkeys(c.covariance for c in self.candidates))
+
+    @property
+    def chosen(self) -> tuple[int, float]:
+        """K of the best candidate, and its criterion."""
+        return self.best_candidate.n_components, self.best_candidate.value
+
+    @property
+    def label(self) -> str:
+        """The criterion, its unit, and which way is better."""
+        lower = "lower is better" if CRITERIA[self.criterion] else "higher is better"
+        unit = "" if CRITERIA[self.criterion] else "nats per row, "
+        return f"{_LABELS[self.criterion]} ({unit}{lower})"
 
     def curve(self, covariance: str) -> tuple[list[int], list[float]]:
         """The criterion against K for one family, where fits succeeded."""
@@ -152,22 +165,7 @@ class Selection:
             except ImportError as error:
                 raise MissingExtraError("matplotlib", "plots", "a picture") from error
             ax = Figure(figsize=(6, 4), layout="constrained").add_subplot()
-        families = list(dict.fromkeys(c.covariance for c in self.candidates))
-        for number, name in enumerate(families):
-            style: dict[str, Any] = {"color": _COLOURS[number % 7], "marker": _MARKERS[number % 7]}
-            ax.plot(*self.curve(name), label=name, markersize=4, linewidth=1.4, **style)
-        chosen = self.best_candidate
-        at = ([chosen.n_components], [chosen.value])
-        ax.plot(*at, "o", markersize=12, fillstyle="none", color="black", label="chosen")
-        lower = "lower is better" if CRITERIA[self.criterion] else "higher is better"
-        unit = "" if CRITERIA[self.criterion] else "nats per row, "
-        label = f"{_LABELS[self.criterion]} ({unit}{lower})"
-        ax.set(xlabel="number of components", ylabel=label)
-        ax.ticklabel_format(useOffset=False)
-        ax.locator_params(axis="x", integer=True)
-        ax.grid(color="0.9")
-        ax.legend()
-        return ax
+        return draw_criterion(self, ax)
 
     def __str__(self) -> str:
         """The choice in a line."""
@@ -179,6 +177,20 @@ class Selection:
 
     def _repr_markdown_(self) -> str:
         return self.to_markdown()
+
+
+@dataclass(frozen=True)
+class Selection(Comparison):
+    """What a search found.
+
+    Attributes:
+        criterion: what the candidates were compared by.
+        candidates: one per family and number of components that was tried, in the order of their
+            fits.
+        best: the mixture of the best one, fitted to all rows.
+    """
+
+    best: GaussianMixture
 
 
 def best_of(candidates: tuple[Candidate, ...] | list[Candidate], criterion: str) -> Candidate:

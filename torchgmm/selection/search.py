@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from .. import checks
+from ..collective import ALONE, Group, current, together
 from ..covariance import Family, as_family
-from ..data import Checked, Source, as_source
-from ..errors import ConvergenceWarning, InputError, TorchGMMError
+from ..data import Checked, Source, as_source, spread
+from ..errors import ConvergenceWarning, InputError, PeerError, TorchGMMError
 from ..fitting import EM, FitResult, Method, Stop, Tolerance, fit
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
@@ -29,6 +30,7 @@ _FAMILIES = ("full", "tied", "diagonal", "spherical")
 _Chains = dict[int, Parameters]  # of every fold, what the next split is of
 
 
+@together
 def select(
     data: Any,
     n_components: Iterable[int] = range(1, 21),
@@ -81,6 +83,8 @@ def select(
         device: where to compute; the CPU, or where a tensor is, if not given.
         on_candidate: told about every candidate when it is known.
 
+    Several processes search together: each fit is one of all of them.
+
     Returns:
         The table and the best mixture. With `held-out` and `cv` that one is fitted once more to
         all rows.
@@ -118,7 +122,7 @@ def select(
         chains: _Chains = {}
         for k in counts:
             mine.append(search.candidate(k, family, sample, chains))
-            if on_candidate is not None:
+            if on_candidate is not None and search.group.leads:
                 on_candidate(mine[-1])
             if patience is not None and _turned(mine, criterion, patience):
                 break
@@ -140,9 +144,11 @@ class _Search:
     criterion: str = "bic"
     folds: int = 5
     cut: int = 0
+    group: Group = ALONE
 
     def checked(self, source: Source) -> Checked:
-        return Checked(source, checks.compute_dtype(source.dtype, self.dtype), self.device)
+        dtype = checks.compute_dtype(source.dtype, self.dtype)
+        return Checked(spread(source, self.group), dtype, self.device)
 
     def sample(self, most: int) -> Sample:
         size = max(_SAMPLE, 256 * most)
@@ -154,6 +160,8 @@ class _Search:
         try:
             judged = self._of_all if CRITERIA[self.criterion] else self._of_others
             made = judged(k, family, sample, chains)
+        except PeerError:
+            raise
         except TorchGMMError as error:
             made = Candidate(k, family.name, note=str(error))
         return replace(made, seconds=time.perf_counter() - began)
@@ -259,15 +267,17 @@ def _opened(
             "these rows can be read only once, but a search fits many mixtures to them: give "
             "something that can be read again, such as files or a function that makes the iterator"
         )
+    group = current()
     drawn = generator if isinstance(generator, torch.Generator) else torch.Generator()
     if not isinstance(generator, torch.Generator):
         seed = int(torch.randint(2**62, ())) if generator is None else generator
         drawn.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
+    drawn = group.same_generator(drawn)
     place = data.device if isinstance(data, torch.Tensor) else torch.device("cpu")
     place = place if device is None else torch.device(device)
     dtype = checks.compute_dtype(source.dtype, torch.float32)
     cut = int(torch.randint(2**62, (), generator=drawn))
-    return _Search(source, dtype, place, drawn, cut=cut)
+    return _Search(source, dtype, place, drawn, cut=cut, group=group)
 
 
 def _counts(n_components: Iterable[int]) -> list[int]:

@@ -42,7 +42,7 @@ class Centres(Seeding):
         def nearest(block: Block) -> Tensor:
             return assign(block.x / unit.to(block.x.dtype), self.centres / unit)[0]
 
-        sums = labelled_sums(source.blocks(), self.centres, family, nearest)
+        sums = labelled_sums(source.blocks(), self.centres, family, nearest).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -82,6 +82,7 @@ class Split(Seeding):
                 r[which] -= taken
                 w = None if block.w is None else block.w[part]
                 sums.add(slice(None), x, w, torch.cat([r, taken]))
+        sums = sums.over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
     def _widest(self, count: int) -> tuple[Tensor, Tensor]:

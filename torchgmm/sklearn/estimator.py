@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import checks
 from .. import mixture as modules
+from ..collective import alone
 from ..covariance import as_family, families
 from ..errors import ConvergenceWarning as OwnConvergenceWarning
 from ..errors import InputError, SingularCovarianceError
@@ -52,7 +53,8 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
     The same parameters with the same defaults, the same attributes, methods and answers: from
     equal `random_state` on the CPU it takes the same start and the same steps. Rows may be arrays,
     data frames or tensors; answers, and the attributes of the fit, are arrays of that kind, on the
-    same device. Rows are read in chunks: memory never grows with rows x components, but for the
+    same device. An estimator is fitted by one process, in a job of several too. Rows are read in
+    chunks: memory never grows with rows x components, but for the
     answer of `predict_proba`.
 
     Args:
@@ -216,7 +218,7 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
         else:
             start = self._start(rows, weights, mixture.device)
             start["n_init"] = 1 if start["init"].complete else self.n_init
-        with _in_their_words():
+        with _in_their_words(), alone():
             result = fit(
                 mixture,
                 rows.source(mixture.device, weights, self.batch_size),

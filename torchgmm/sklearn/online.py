@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..collective import alone
 from ..data import Source
 from ..fitting import FitResult, OnlineEM, OnlineState, Problem, fit
 from ..mixture import GaussianMixture
@@ -32,7 +33,8 @@ def learn(
         start: `init` and `generator`, where there is no state.
     """
     going = start if state is None else {"state": state, "generator": 0}
-    result = fit(mixture, source, method, **going)
+    with alone():
+        result = fit(mixture, source, method, **going)
     assert isinstance(result.state, OnlineState)
     return result.state, result
 

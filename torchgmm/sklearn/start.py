@@ -86,8 +86,8 @@ class AsScikitLearn(Seeding):
         centre = source.first().x.double().mean(0)
         frame = centre.expand(n_components, -1).contiguous()
 
-        def draw(n: int) -> Tensor:
-            r = torch.from_numpy(self.random_state.uniform(size=(n, n_components)))
+        def draw(block: Block) -> Tensor:
+            r = torch.from_numpy(self.random_state.uniform(size=(len(block.x), n_components)))
             return (r / r.sum(1, keepdim=True)).mT.contiguous()
 
         return weighted_sums(source.blocks(), frame, family, draw).moments()

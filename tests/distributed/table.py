@@ -1,0 +1,190 @@
+"""What a job does to be compared with one process: every family, method, start and source."""
+
+import time
+import warnings
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import torchgmm as tg
+from tests.cases import FAMILIES, Case
+from tests.distributed.common import distance
+from torchgmm.collective import current, together
+from torchgmm.data import LoaderSource, OwnRows, ShardSource, as_source
+
+APART = Case("apart", 3, 0, 4, 2, k=3, n=1201)
+X = APART.rows()
+W = 0.5 + torch.arange(len(X)).double() % 3
+STOP = tg.Tolerance(1e-9)
+
+METHODS = {
+    "em": tg.EM(max_iter=8),
+    "squarem": tg.SQUAREM(max_iter=9),
+    "incremental": tg.IncrementalEM(max_iter=2, n_blocks=5),
+    "reduced": tg.VarianceReducedEM(max_iter=3, n_blocks=4),
+    "online": tg.OnlineEM(max_iter=1, batch_size=128),
+    "gradient": tg.Gradient(max_iter=1, batch_size=200),
+    "lbfgs": tg.Gradient(max_iter=2, optimizer="LBFGS"),
+}
+
+
+def fits(folder):
+    """name -> a function that fits and gives the parameters."""
+    table = {}
+    for method in METHODS:
+        for family in FAMILIES:
+            table[f"{method}-{family}"] = _fit(method, family, init=APART.start(family))
+    for seeding in ("kmeans", "k-means++", "random_from_data", "random"):
+        table[f"start-{seeding}"] = _fit("em", "full", init=seeding)
+    labels = (torch.arange(len(X)) % 4) - 1
+    table["start-labels"] = _fit("em", "full", init=labels)
+    table["restarts"] = _fit("em", "diagonal", init="random", n_init=3)
+    table["weights"] = _fit("em", "full", init="kmeans", weights=W)
+    table["weights-online"] = _fit("online", "full", init="kmeans", weights=W * (W > 1))
+    table["rescue"] = _rescue("em")
+    table["rescue-incremental"] = _rescue("incremental")
+    table["rescue-gradient"] = _rescue("gradient")
+    table["annealing"] = _fit(tg.Gradient(max_iter=1, annealing=2), "full", init="random_from_data")
+    table["rows-per-step"] = _fit(
+        tg.OnlineEM(max_iter=5, batch_size=100, rows_per_step=300), "full", init=APART.start("full")
+    )
+    table["drift"] = _fit(tg.OnlineEM(max_iter=1, forget=500), "full", init=APART.start("full"))
+    for name, source in sources(folder).items():
+        table[f"source-{name}"] = _fit("em", "full", x=source, init="kmeans")
+        if name not in ("memmap", "batches"):
+            table[f"source-{name}-online"] = _fit("online", "full", x=source, init="kmeans")
+    for name, source in own_rows().items():
+        table[f"own-{name}"] = _fit("em", "full", x=source, init=APART.start("full"))
+    table["own-kmeans"] = _fit("em", "full", x=own_rows()["slices"], init="kmeans")
+    table["select"] = lambda: _Chosen(tg.select(X, range(1, 5), ["full", "tied"], generator=0))
+    table["select-cv"] = lambda: _Chosen(
+        tg.select(X, [2, 3], "diagonal", "cv", folds=3, weights=W, generator=0)
+    )
+    return table
+
+
+class _Chosen:
+    """A search as if it were a fit."""
+
+    def __init__(self, found):
+        self.parameters, self.n_steps = found.best.as_parameters(), len(found.candidates)
+        self.history, self.log_likelihood = (), found.best_candidate.value
+
+
+def own_rows():
+    """name -> a function that gives this process rows of its own: all rows, in one process."""
+
+    def slices():
+        start, stop = current().share(len(X))
+        return OwnRows(X[start:stop])
+
+    def uneven():
+        if current().size == 1:
+            return OwnRows(X)
+        return OwnRows(X if current().rank == 1 else None)
+
+    def sampler():
+        group = current()
+        data = TensorDataset(X)
+        share = DistributedSampler(data, group.size, group.rank)  # it shuffles, and repeats rows
+        return DataLoader(data, batch_size=64, sampler=share)
+
+    return {"slices": slices, "uneven": uneven, "sampler": sampler}
+
+
+def sources(folder):
+    """name -> a function that opens the same rows in another place."""
+    for i, part in enumerate(np.split(X.numpy(), [10, 400, 401, 900])):
+        np.save(folder / f"part-{i}.npy", part)
+    np.save(folder / "one.npy", X.numpy())
+
+    def write_parquet():
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.table({f"c{j}": X[:, j].numpy() for j in range(X.shape[1])})
+        pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=250)
+
+    write_parquet()
+    files = sorted(folder.glob("part-*.npy"))
+    encoder = torch.nn.Identity()
+    return {
+        "files": lambda: ShardSource(files, block_rows=100),
+        "parquet": lambda: ShardSource(folder / "rows.parquet", block_rows=100),
+        "memmap": lambda: np.load(folder / "one.npy", mmap_mode="r"),
+        "dataset": lambda: list_of_rows(),
+        "loader": lambda: DataLoader(TensorDataset(X, W), batch_size=64),
+        "batches": lambda: LoaderSource(lambda: iter(X.split(100))),
+        "encoded": lambda: as_source(X, encoder=encoder),
+    }
+
+
+class _Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return X[i]
+
+
+def list_of_rows():
+    return _Rows()
+
+
+def _fit(method, family, x=X, **options):
+    def run():
+        mixture = tg.GaussianMixture(3, covariance=family, dtype=torch.float64)
+        made = METHODS[method] if isinstance(method, str) else method
+        rows = x() if callable(x) else x
+        return mixture.fit(rows, made, generator=0, stop=STOP, **options)
+
+    return run
+
+
+def _rescue(method):
+    """A component far from all rows, which is moved to the row that is explained worst."""
+    start = APART.start("full")
+    means = start.means.clone()
+    means[0] += 60
+
+    def run():
+        mixture = tg.GaussianMixture(3, dtype=torch.float64)
+        begin = tg.Parameters(start.logits, means, start.scale, start.family)
+        result = mixture.fit(X, METHODS[method], init=begin, generator=0, stop=STOP)
+        assert result.rescued
+        return result
+
+    return run
+
+
+@together
+def _do(call):
+    """Data that depend on the processes are made inside the call, too."""
+    return call()
+
+
+def compare(folder):
+    """name -> the distance from the answer of one process, and whether all processes have it."""
+    from pathlib import Path
+
+    warnings.simplefilter("ignore")
+    answers = {}
+    for name, call in fits(Path(folder)).items():
+        began = time.time()
+        try:
+            found = _do(call)
+        except Exception as error:
+            raise AssertionError(f"{name}: {error!r}") from error
+        with tg.alone():
+            single = call()
+        answers[name] = {
+            "distance": distance(found.parameters, single.parameters),
+            "steps": [found.n_steps, single.n_steps],
+            "rows": [s.rows for s in found.history] == [s.rows for s in single.history],
+            "level": abs(found.log_likelihood - single.log_likelihood),
+            "n_bytes": [step.n_bytes for step in found.history],
+            "seconds": time.time() - began,
+            "digest": float(found.parameters.means.sum()).hex(),
+        }
+    return answers
