@@ -33,15 +33,22 @@ _WINDOW_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows with their weights."""
+    """Some consecutive rows with their weights; or rows of several groups side by side."""
 
-    x: Tensor  # (n, D), row by row or column by column: as it was read
-    w: Tensor | None  # (n,), or None where every weight is 1
+    x: Tensor  # (n, D), or (b, n, D) of b groups; row by row or column by column: as it was read
+    w: Tensor | None  # (n,) or (b, n), or None where every weight is 1
     start: int  # number of the first row in the whole data set
     kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
     number: int = 0  # of the block in its pass, where a reader counts them
     # rows of positive weight in the batch of which other processes have the rest; None: no others
     whole: int | None = None
+    groups: Tensor | None = None  # (b,) whose rows x holds; None: of no group, or of all
+    filled: int | None = None  # how many of the b * n rows there are, where some only fill up
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it holds."""
+        return self.x.shape[:-1].numel() if self.filled is None else self.filled
 
     def numbers(self) -> Tensor:
         """The numbers of the rows in the whole data set, `(n,)`."""

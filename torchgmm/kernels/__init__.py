@@ -8,7 +8,7 @@ from .base import Kernel, as_kernel, kernels
 from .dense import Dense, joint_log_prob, squared_distances
 from .given import GivenSums, labelled_sums, weighted_sums
 from .operators import full_precision, score
-from .quadratic import Quadratic
+from .quadratic import Quadratic, nearest_moments
 from .screened import Screened
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "kernels",
     "labelled_sums",
     "log_prob",
+    "nearest_moments",
     "score",
     "squared_distances",
     "weighted_sums",

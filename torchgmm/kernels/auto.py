@@ -16,6 +16,7 @@ from .dense import Dense
 from .quadratic import Quadratic, QuadraticPlan
 from .screen import turned
 from .screened import Screened, best_plan
+from .turns import turns
 
 __all__ = ["Auto"]
 
@@ -54,6 +55,15 @@ class Auto(Kernel):
         return (self._quadratic if cheap else self._dense).log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
+        parts = [
+            self._accumulate(rows, own, some) for _, some, rows, (own,) in turns(parameters, x, w)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        shape = parameters.batch_shape
+        return Moments.cat(parts).map(lambda t: t.reshape(*shape, *t.shape[1:]))
+
+    def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
         quadratic = self._plan(x, parameters, dense)
         if quadratic is not None:

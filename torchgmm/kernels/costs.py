@@ -9,7 +9,14 @@ import torch
 
 from ..parameters import Parameters
 
-__all__ = ["dense_cost", "elementwise", "pair_cost", "product", "quadratic_cost", "screening_cost"]
+__all__ = [
+    "dense_cost",
+    "elementwise",
+    "pair_cost",
+    "product",
+    "quadratic_cost",
+    "screening_cost",
+]
 
 _PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
 _ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
