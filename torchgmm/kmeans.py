@@ -130,7 +130,7 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one_hot(gaps: Tensor) -> Tensor:
-    """Where `gaps (..., K, n)`, at least 0, are 0 over K: 1 there (the first), 0 elsewhere.
+    """1 where `gaps (..., K, n)`, at least 0, are 0 over K (of several the first), 0 elsewhere.
 
     Overwrites them. By arithmetic, which is several times as fast as comparing.
     """

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoint import Checkpoint, read_checkpoint
+from ..checkpoint import Checkpoint
+from ..collective import current, together
 from ..covariance import families
 from ..data import Recipe, Source, as_source
 from ..errors import InputError
@@ -21,7 +22,8 @@ from ..reduction import PrincipalRows, save_pca
 from ..seeding import Seeding
 from ..store import load, save
 from . import INTERRUPTED, say
-from .outputs import check_folder, replaced
+from .jobs import own_device, own_folder, resumption
+from .outputs import replaced
 from .parsing import (
     add_config,
     add_data,
@@ -67,6 +69,7 @@ _EXAMPLES = """  torchgmm fit configs/patches.yaml
   torchgmm fit configs/faithful.yaml --print_config
   torchgmm fit runs/patches/config.yaml          the same fit again, bit for bit
   torchgmm fit configs/patches.yaml --resume     go on where a killed fit stopped, bit for bit
+  torchrun --nproc-per-node=8 -m torchgmm fit configs/distributed.yaml
   torchgmm fit --method.help EM                  the settings of a class
   torchgmm fit --data Principal --data.rows rows.npy --data.n_components 16 --data.whiten true \\
       --mixture.n_components 5 --out runs/reduced    a PCA first
@@ -119,7 +122,7 @@ def fit_parser() -> ArgumentParser:
         "--resume",
         action="store_true",
         help="go on from --out/checkpoint.safetensors, which a fit that was cut off left; without "
-        "one, start at the start",
+        "one, start at the start. A job that torchrun begins anew does so by itself",
     )
     return parser
 
@@ -157,6 +160,7 @@ class Job:
         return _subject(self.recipe, self.source)
 
 
+@together
 def fit(words: list[str]) -> int:
     """Run `torchgmm fit` with these words and give its exit status."""
     began = time.perf_counter()
@@ -168,6 +172,7 @@ def fit(words: list[str]) -> int:
         observers.append(Checkpoint(job.checkpoint_file, job.checkpoint))
     observers.append(Progress())
     result, score = None, None
+    group = current()
     try:
         result = run_fit(
             job.mixture,
@@ -182,6 +187,8 @@ def fit(words: list[str]) -> int:
         )
         score = score_of(job.mixture, job.source)
     except KeyboardInterrupt:
+        if not group.leads:
+            return INTERRUPTED
         if not recorder.steps:
             kept = job.checkpoint_file
             if kept is not None and kept.is_file():
@@ -189,6 +196,8 @@ def fit(words: list[str]) -> int:
             else:
                 say("interrupted before the first step: there is nothing to keep")
             return INTERRUPTED
+    if not group.leads:
+        return 0
     report = Report(
         mixture=job.mixture,
         recorder=recorder,
@@ -199,6 +208,7 @@ def fit(words: list[str]) -> int:
         seconds=time.perf_counter() - began,
         seed=job.seed,
         threads=torch.get_num_threads(),
+        processes=group.size,
     )
     return _finish(job, report)
 
@@ -207,13 +217,13 @@ def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
     """Everything that can go wrong before the work, in the order of its cost."""
     use_threads(options.threads)
     names = [_MIXTURE, _PCA, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT]
-    folder = None if options.out is None else check_folder(options.out, names)
+    folder = own_folder(options.out, names)
     built = parser.instantiate(options)
     mixture = GaussianMixture(
         built.mixture.n_components,
         covariance=built.mixture.covariance,
         dtype=_DTYPES[built.mixture.dtype],
-        device=built.mixture.device,
+        device=own_device(built.mixture.device),
     )
     init = _start(built.init)
     recipe = as_recipe(built.data, config_folder(options))
@@ -231,20 +241,11 @@ def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
         seed=built.seed,
         picture=picture,
         folder=folder,
-        resume=_resumption(folder) if options.resume else None,
+        resume=resumption(options.out, _CHECKPOINT, asked=options.resume),
         checkpoint=built.checkpoint,
         config=config_text(parser, resolved),
         began=began,
     )
-
-
-def _resumption(folder: Path | None) -> Resumption | None:
-    if folder is None:
-        raise InputError("--resume needs --out, the folder of the fit that was cut off")
-    if (folder / _CHECKPOINT).is_file():
-        return read_checkpoint(folder / _CHECKPOINT)
-    say(f"{folder} holds no {_CHECKPOINT}: the fit starts at the start")
-    return None
 
 
 def _subject(recipe: Recipe, source: Source) -> Subject:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..collective import current, together
 from ..covariance import families
 from ..data import as_source
 from ..errors import MissingExtraError
@@ -19,7 +20,8 @@ from ..selection import select as run_select
 from ..selection.criteria import CRITERIA
 from ..store import save
 from . import UsageError, say
-from .outputs import check_folder, replaced
+from .jobs import own_device, own_folder
+from .outputs import replaced
 from .parsing import (
     add_config,
     add_data,
@@ -94,6 +96,7 @@ def select_parser() -> ArgumentParser:
     return parser
 
 
+@together
 def select(words: list[str]) -> int:
     """Run `torchgmm select` with these words and give its exit status."""
     began = time.perf_counter()
@@ -101,7 +104,7 @@ def select(words: list[str]) -> int:
     options = parse(parser, words)
     use_threads(options.threads)
     names = [_MIXTURE, _TABLE, _RESULT, _PICTURE, _CONFIG]
-    folder = None if options.out is None else check_folder(options.out, names)
+    folder = own_folder(options.out, names)
     built = parser.instantiate(options)
     recipe = as_recipe(built.data, config_folder(options))
     counts = _counts(built.n_components)
@@ -116,9 +119,11 @@ def select(words: list[str]) -> int:
         patience=built.patience,
         folds=built.folds,
         generator=built.seed,
-        device=built.device,
+        device=own_device(built.device),
         on_candidate=lambda c: _tell(c, built.criterion),
     )
+    if not current().leads:
+        return 0
     written = "nothing: give --out FOLDER"
     if folder is not None:
         resolved = options.clone()

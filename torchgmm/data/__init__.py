@@ -12,7 +12,7 @@ from .files import read_table, table_suffixes
 from .groups import Groups, SharedGroups, as_groups
 from .loaders import LoaderSource
 from .numbers import scrambled, uniform
-from .recipes import Bundled, Files, ImagePatches, Recipe
+from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey
 from .shards import ShardSource
 from .spread import OwnRows, spread
 
@@ -35,6 +35,7 @@ __all__ = [
     "Source",
     "as_groups",
     "as_source",
+    "read_grey",
     "read_table",
     "scrambled",
     "spread",

@@ -54,6 +54,7 @@ class OwnRows(Source):
             self.n_features, self.n_rows = source.n_features, source.n_rows
             self.dtype, self.replayable = source.dtype, source.replayable
             self.stable, self.reads, self.numbered = source.stable, source.reads, source.numbered
+            self.decodes, self.names = source.decodes, source.names
 
     def first(self) -> Block:
         if self._source is None:
@@ -96,6 +97,7 @@ class Spread(Source):
         self._source, self.group = source, group
         self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
         self.replayable, self.stable, self.reads = source.replayable, source.stable, source.reads
+        self.decodes, self.names = source.decodes, source.names
 
     @property
     def row_bytes(self) -> int:

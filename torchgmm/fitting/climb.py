@@ -146,10 +146,11 @@ class Climb:
     def _rows_event(self, begun: Begun) -> RowsEvent:
         source, watch = self.problem.source, self.problem.watch
         seeding = begun.state is None
+        rows = watch.rows * self.problem.group.size  # the others have come as far
         return RowsEvent(
-            watch.rows,
+            rows,
             source.n_rows if seeding else self.method.rows_of_step(source),
-            watch.rows * source.row_bytes,
+            rows * source.row_bytes,
             watch.seconds,
             0 if seeding else len(begun.history) + 1,
             self.method.max_iter,

@@ -115,6 +115,14 @@ def fit(
     watch = Watch()
     source = _open(mixture, data, weights, encoder, few=state is not None)
     group = source.group
+    group.agree(
+        **{
+            "the mixture": f"{mixture.n_components} {mixture.family.name} components",
+            "the method": method,
+            "n_init": n_init,
+            "the stopping rule": stop,
+        }
+    )
     drawn = group.same_generator(_as_generator(generator))
     problem = Problem(Watched(source, watch), drawn, watch)
     seeding = _seeding(init, mixture, group)

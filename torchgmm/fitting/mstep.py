@@ -15,8 +15,9 @@ from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
 from ..moments import Moments
-from ..parameters import Parameters, from_moments, to_moments
+from ..parameters import Parameters, to_moments
 from .base import BatchStep, Step
+from .processes import maximised
 from .rescue import Rescue, reseeded
 
 __all__ = ["MStep", "m_step", "report", "restarted", "with_block", "without_lost"]
@@ -80,7 +81,7 @@ def m_step(
     """
     family = before.family
     empty, collapsed = rescue.find(moments, family, floor)
-    after, hopeless = from_moments(moments, family, floor)
+    after, hopeless = maximised(group, moments, family, floor)
     if held is None and not bool((empty | collapsed).any() | hopeless.any()):
         return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held

@@ -1,0 +1,30 @@
+"""One job of two processes for all tests of the default suite: to begin one takes seconds."""
+
+import pytest
+
+from tests.distributed import failures, resume, table
+from tests.distributed.common import run
+
+
+def everything(folder):
+    """What the tests ask; the last thing breaks the job."""
+    return {
+        "table": table.compare(folder),
+        "levels": table.levels(),
+        "disagree": failures.disagree(),
+        "cut": resume.cut(folder),
+        "within": resume.within(),
+        "bad row": failures.bad_row(),
+    }
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """What both processes say."""
+    folder = tmp_path_factory.mktemp("pair")
+    said = run(everything, 2, folder, str(folder))
+    for answer in said:
+        assert answer is not None, "a process was killed"
+        assert "error" not in answer, answer
+        answer["folder"] = folder
+    return said
