@@ -42,6 +42,8 @@ def kmeans_plus_plus(
         return kmeans_plus_plus(x[None], None if w is None else w[None], n_clusters, generator)[0]
     b, n, _ = x.shape
     weight = torch.ones(b, n, dtype=torch.float64, device=x.device) if w is None else w.double()
+    if n_clusters == 1:
+        return _rows(x, _draw(weight, 1, generator)).double()
     table, _ = _centred(x, w)  # small numbers: the products below cancel less
     norms = (table * table).sum(-1)
     chosen = [_draw(weight, 1, generator)]
@@ -88,6 +90,8 @@ def kmeans(
     if x.dim() == 2:
         own = None if w is None else w[None]
         return kmeans(x[None], own, centres[None], max_iter=max_iter, tol=tol)[0]
+    if centres.shape[-2] == 1 and max_iter:
+        return _mean(x, w).unsqueeze(-2)
     table, origin = _centred(x, w)
     centres = centres - origin
     some = None if w is None else w[: len(table)]

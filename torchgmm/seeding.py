@@ -405,7 +405,7 @@ def at_centres(source: Groups, centres: Tensor, family: Family, floor: float) ->
         part = nearest_moments(block.x, block.w, centres[where], family)
         if total is None:
             total = _nothing(centres, family)
-        total = total.put(where, total[where] + part)
+        total.add_(where, part)
     if total is None:
         raise InputError("the source gave no rows of positive weight")
     counts = source.counts.to(centres.device)
@@ -417,7 +417,7 @@ def _nothing(frame: Tensor, family: Family) -> Moments:
     b, k, d = frame.shape
     second = frame.new_zeros(b, *family.scale_shape(k, d))
     zero = frame.new_zeros(b)
-    return Moments(frame.new_zeros(b, k), torch.zeros_like(frame), second, zero, zero, frame)
+    return Moments(frame.new_zeros(b, k), torch.zeros_like(frame), second, zero, zero + 0, frame)
 
 
 def first_parameters(

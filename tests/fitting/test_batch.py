@@ -254,10 +254,11 @@ def test_rows_of_weight_zero_may_hold_anything():
     assert got.parameters.is_finite()
 
 
+@pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cuts_over_rows_and_mixtures_do_not_matter(family, monkeypatch):
+def test_cuts_over_rows_and_mixtures_do_not_matter(family, ragged, monkeypatch):
     x = torch.stack([blobs(700, 2, 2, seed=b) for b in range(3)])
-    data = [rows[: 700 - 150 * b] for b, rows in enumerate(x)]
+    data = [rows[: 700 - 150 * b] for b, rows in enumerate(x)] if ragged else x
     start = drawn(family, 2, 2, (3,))
     whole = quiet(many(covariance=family), data, tg.EM(5), init=start)
     monkeypatch.setattr("torchgmm.data.groups._BLOCK_BYTES", 1)  # 256 rows, the least
