@@ -287,3 +287,57 @@ def test_few_rows_are_filled_up():
         w = 1.0 if block.w is None else block.w.unsqueeze(-1)
         total.index_add_(0, block.groups, (block.x * w).sum(1))
     torch.testing.assert_close(total, torch.stack([r.sum(0) for r in rows]), rtol=1e-4, atol=1e-3)
+
+
+# groups in a stream -------------------------------------------------------------------------------
+
+
+def scattered(batch=50):
+    """Rows of three groups in batches, in any order."""
+    order = torch.randperm(240, generator=torch.Generator().manual_seed(0))
+    x, of = X.reshape(-1, 2)[order], torch.arange(3).repeat_interleave(80)[order]
+    return list(zip(x.split(batch), of.split(batch), strict=True))
+
+
+@pytest.mark.parametrize("init", ["kmeans", "random", "random_from_data"])
+def test_a_stream_of_groups_is_seeded_and_fitted(init):
+    mixture = many()
+    result = quiet(mixture, scattered(), groups=1, init=init, generator=0)
+    assert [status.name for status in result.statuses] == ["CONVERGED"] * 3
+    best = quiet(many(), X, n_init=3, generator=0)
+    assert bool((result.levels > best.levels - 0.7).all())
+
+
+def test_of_a_long_stream_some_rows_of_each_group_are_enough_for_a_start():
+    mixture = many()
+    few = tg.KMeans(max_rows=20)
+    quiet(mixture, scattered(), tg.EM(max_iter=0), groups=1, init=few, generator=0)
+    for b in range(3):
+        assert float(mixture.score(X)[b]) > float(many(1, 3).fit(X).levels[b]) - 1
+
+
+@pytest.mark.parametrize("method", [tg.OnlineEM(max_iter=2), tg.SQUAREM(max_iter=2)])
+def test_other_methods_read_one_group_of_a_stream_after_the_other(method):
+    result = quiet(many(), scattered(), method, groups=1, generator=0)
+    assert [one.history[0].rows for one in result] == [80, 80, 80]
+
+
+STREAMS = {
+    "once": (lambda: iter(scattered()), 1, "read only once"),
+    "no such place": (lambda: scattered(), 2, "no part 2"),
+    "labels out of range": (lambda: [(X[0], torch.full((80,), 3))], 1, "0..2"),
+    "no integers": (lambda: [(X[0], torch.rand(80))], 1, "one integer per row"),
+    "other columns": (
+        lambda: [*scattered(), (X[0][:, :1], torch.zeros(80, dtype=int))],
+        1,
+        "1 columns after 2",
+    ),
+    "a group without rows": (lambda: [(X[0], torch.arange(80) % 2)], 1, "no row of positive"),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_streams_that_cannot_be_used_are_refused(case):
+    make, place, message = STREAMS[case]
+    with pytest.raises(tg.InputError, match=message):
+        many().fit(make(), groups=place)

@@ -50,11 +50,6 @@ class Batch:
     def open(self, data: Any, weights: Any, labels: Any, encoder: Any) -> Groups:
         """The rows, with as many as each mixture needs."""
         own = self.mixture
-        if not self.method.takes_batches:
-            raise InputError(
-                f"{type(self.method).__name__} fits one mixture at a time: fit mixture[b] for "
-                "each b and `stack` them, or use EM, which takes a batch"
-            )
         if current().size > 1:
             raise InputError(
                 "a batch of mixtures is fitted by one process: let each fit its own, inside "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import Parameters
+from ..parameters import Parameters, without_absent
 from .base import BatchStep, Method, Problem, State, Status, Step
 
 __all__ = ["BatchResult", "Course", "Event", "FitResult", "Observer", "Resumption", "RowsEvent"]
@@ -177,6 +177,21 @@ class Course:
         return both
 
 
+class Histories(Course):
+    """The same of mixtures that were fitted one after the other."""
+
+    def __init__(self, each: Sequence[FitResult]) -> None:
+        super().__init__(len(each))
+        self._each = each
+        self.n_steps = np.array([one.n_steps for one in each])
+
+    def last_levels(self) -> Tensor:
+        return torch.tensor([one.log_likelihood for one in self._each], dtype=torch.float64)
+
+    def of(self, mixture: int) -> tuple[Step, ...]:
+        return self._each[mixture].history
+
+
 @dataclass(frozen=True)
 class BatchResult(FitResult):
     """How the fit of a batch of mixtures went. What a `FitResult` has is of all together here.
@@ -190,6 +205,7 @@ class BatchResult(FitResult):
         levels_of_runs: `(n_init, B)` the same at the end of every run.
         course: the steps of each.
         shape: of the batch.
+        states: to go on from, of each, where they were fitted one after the other.
     """
 
     statuses: tuple[Status, ...] = field(kw_only=True)
@@ -197,6 +213,7 @@ class BatchResult(FitResult):
     levels: Tensor = field(kw_only=True, repr=False)
     levels_of_runs: Tensor = field(kw_only=True, repr=False)
     shape: tuple[int, ...] = field(kw_only=True)
+    states: tuple[State, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -212,7 +229,10 @@ class BatchResult(FitResult):
         runs = tuple(float(level) for level in self.levels_of_runs[:, number])
         history = self.course.of(number)
         rescued = sum(step.rescued for step in history)
-        state = replace(self.state, parameters=parameters, step=len(history), rescues=rescued)
+        if self.states:
+            state, parameters = self.states[number], without_absent(parameters)
+        else:
+            state = replace(self.state, parameters=parameters, step=len(history), rescues=rescued)
         return FitResult(parameters, self.statuses[number], history, state, runs)
 
     @property
