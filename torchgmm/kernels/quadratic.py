@@ -45,7 +45,6 @@ class _Limits:
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
-_ANY = _Limits(math.inf, math.inf)
 _MOST_ROWS = 8192
 _TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
@@ -120,7 +119,7 @@ class Quadratic(Kernel):
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         for dtype in plan.dtypes:
-            found = _sums(plan.features, x, w, dtype, self.bytes_for(x))
+            found = _sums(plan.features, x, w, dtype, self.bytes_for(x), _LIMITS[x.dtype])
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)
@@ -197,7 +196,7 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
     features = _about_the_middle(unit, x)
-    sums = _sums(features, x, w, torch.float64, Quadratic().bytes_for(x), _hard_assign, _ANY)
+    sums = _sums(features, x, w, torch.float64, Quadratic().bytes_for(x), None, _hard_assign)
     if sums is None:
         raise InputError("the sums of these rows are not finite: rescale the columns")
     return sums
@@ -214,11 +213,10 @@ def _sums(
     w: Tensor | None,
     dtype: torch.dtype,
     budget: int,
+    limits: _Limits | None,
     assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
-    limits: _Limits | None = None,
 ) -> Moments | None:
-    """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
-    limits = _LIMITS[x.dtype] if limits is None else limits
+    """One pass; None where the rows turn out to lie so that `dtype` lost more than `limits`."""
     work = _Chunks(features, x, dtype, budget)
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
@@ -247,7 +245,7 @@ def _moments(
     log_prob: Tensor,
     rows: Tensor,
     dtype: torch.dtype,
-    limits: _Limits,
+    limits: _Limits | None,
 ) -> Moments | None:
     family, p = features.family, features.parameters
     second = (
@@ -255,7 +253,7 @@ def _moments(
     )
     first = sums[..., features.n_second : -1]
     seen = Moments(sums[..., -1], first, second, log_prob, rows, torch.zeros_like(first))
-    if not seen.is_finite() or not _held(features, seen, dtype, limits):
+    if not seen.is_finite() or not (limits is None or _held(features, seen, dtype, limits)):
         return None
     if isinstance(features, Linear):
         found = family.moved(seen, features.whitened)
