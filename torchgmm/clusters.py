@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from . import checks
+from .collective import together
 from .data import Checked
 from .errors import InputError
 from .kernels import as_kernel, full_precision
@@ -132,6 +133,7 @@ class Clusters:
         return one_hot(self.groups(n_clusters)).to(self.mixture.dtype)
 
 
+@together
 @torch.no_grad()
 def cluster(
     mixture: GaussianMixture, data: Any, weights: Any = None, *, criterion: str = "entropy"
@@ -199,6 +201,19 @@ class _Memberships:
     def __iter__(self) -> Iterator[_Chunk]:
         return self._made() if self._kept is None else iter(self._kept)
 
+    def zeros(self, n_axes: int) -> Tensor:
+        """Sums of nothing: `(K,)` or `(K, K)`."""
+        means = self._parameters.means
+        shape = [len(means)] * n_axes
+        return torch.zeros(shape, dtype=torch.float64, device=means.device)
+
+    def total(self, weight: float) -> float:
+        """The weight of the rows of all processes, if there are any."""
+        (total,) = self.source.group.total(weight)
+        if not total:
+            raise InputError("the source gave no rows of positive weight")
+        return total
+
     def _made(self) -> Iterator[_Chunk]:
         kernel = as_kernel("auto")
         for block in self.source.blocks():
@@ -229,19 +244,17 @@ class _Shannon:
     def __init__(self, rows: _Memberships) -> None:
         check_replay(rows.source, "the entropy is summed again after every step (the criterion "
                      "'quadratic' reads them once)")  # fmt: skip
-        self._all, self._place = rows, torch.empty(0, dtype=torch.long)
-        self.rows = 0.0
+        self._all = rows
+        self._own, self._both = rows.zeros(1), rows.zeros(2)
+        self._place = torch.arange(len(self._own), device=self._own.device)
+        total = 0.0
         for r, w in rows:
-            if not self.rows:
-                k = len(r)
-                self._place = torch.arange(k, device=r.device)
-                self._own, self._both = r.new_zeros(k), r.new_zeros(k, k)
-            self.rows += float(w.sum())
+            total += float(w.sum())
             self._own += _xlogx(r) @ w
-            for i in range(k):
+            for i in range(len(r)):
                 self._both[i] += _xlogx(r[i] + r) @ w
-        if not self.rows:
-            raise InputError("the source gave no rows of positive weight")
+        self._own, self._both = rows.source.group.sum((self._own, self._both))
+        self.rows = rows.total(total)
 
     def entropy(self) -> float:
         # sums of many terms that are 0 or less: rounding must not make a negative entropy
@@ -259,6 +272,7 @@ class _Shannon:
         for r, w in self._all:
             t = one_hot(self._place, len(r)).mT.double() @ r
             new += _xlogx(t[one] + t) @ w
+        (new,) = self._all.source.group.sum((new,))
         self._both[one], self._both[:, one] = new, new
 
 
@@ -266,14 +280,12 @@ class _Quadratic:
     """`1 - sum t^2`: the sums of products of memberships add when clusters are joined."""
 
     def __init__(self, rows: _Memberships) -> None:
-        self.rows = 0.0
+        self._products, total = rows.zeros(2), 0.0
         for r, w in rows:
-            if not self.rows:
-                self._products = r.new_zeros(len(r), len(r))
-            self.rows += float(w.sum())
+            total += float(w.sum())
             self._products += (r * w) @ r.mT
-        if not self.rows:
-            raise InputError("the source gave no rows of positive weight")
+        (self._products,) = rows.source.group.sum((self._products,))
+        self.rows = rows.total(total)
 
     def entropy(self) -> float:
         return max(0.0, 1 - float(self._products.diagonal().sum()) / self.rows)

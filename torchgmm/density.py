@@ -17,6 +17,7 @@ from torch import Tensor
 from . import checks, linalg
 from .algebra.chunks import by_chunk
 from .algebra.common import Mixture, exact
+from .collective import together
 from .errors import InputError
 from .kernels import full_precision, log_prob
 from .mixture import GaussianMixture
@@ -134,6 +135,7 @@ class Calibration:
         return self.to_markdown()
 
 
+@together
 @torch.no_grad()
 def calibrate(mixture: GaussianMixture, data: Any, weights: Any = None) -> Calibration:
     """Test whether rows come from a mixture's density, by the uniforms that they then are.
@@ -178,6 +180,8 @@ def calibrate(mixture: GaussianMixture, data: Any, weights: Any = None) -> Calib
         shared = w.unsqueeze(-1).expand(place.shape)
         counts += torch.bincount(place.flatten(), shared.flatten(), minlength=d * parts)
         n_rows += float(w.sum())
+    (counts,) = source.group.sum((counts,))
+    level, n_rows = source.group.total(level, n_rows)
     if not n_rows:
         raise InputError("the source gave no rows of positive weight")
     share = counts.view(d, parts) / n_rows
