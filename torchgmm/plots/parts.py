@@ -29,6 +29,7 @@ __all__ = [
 
 _GRID = 160  # points along an axis of the density
 _SHARES = (0.99, 0.95, 0.8, 0.6, 0.4, 0.2)  # of the mixture within the drawn levels of density
+_CLOSER = 64  # components with points of a curve of their own
 _MOST_BARS = 50_000  # rows in a histogram
 GREYS = tuple(str(round(0.96 - 0.075 * i, 3)) for i in range(len(_SHARES)))
 
@@ -57,7 +58,7 @@ def draw_marginal(view: View, ax: Axes, rows: Any, colours: Sequence[str]) -> No
     """A histogram, the mixture, and the components if there is a colour for each."""
     dots, _ = view.dots(rows, _MOST_BARS)
     low, high = view.window(dots)
-    grid = torch.linspace(float(low[0]), float(high[0]), 600, dtype=torch.float64)
+    grid = _line(view, float(low[0]), float(high[0]))
     joint = view.mixture.log_joint(grid[:, None]).exp()
     if len(dots):
         bins = int(np.clip(len(dots) ** 0.5, 8, 80))
@@ -68,6 +69,15 @@ def draw_marginal(view: View, ax: Axes, rows: Any, colours: Sequence[str]) -> No
             ax.plot(grid, joint[:, k], "--", color=colour, linewidth=1.3, label=label, zorder=3)
     ax.plot(grid, joint.sum(-1), color="black", linewidth=1.6, label="mixture", zorder=2)
     ax.set(xlabel=view.labels[0], ylabel="density", xlim=(low[0], high[0]))
+
+
+def _line(view: View, low: float, high: float) -> Tensor:
+    """Points from low to high, closer where the heaviest components are, however narrow."""
+    heaviest = view.mixture.weights.detach().argsort(descending=True)[:_CLOSER]
+    spread = view.covariances[heaviest, :, 0].sqrt()
+    near = view.mixture.means.detach()[heaviest] + spread * torch.linspace(-4, 4, 41)
+    even = torch.linspace(low, high, 600, dtype=torch.float64)
+    return torch.cat([even, near.flatten().clamp(low, high)]).sort().values
 
 
 def colours_of(n_components: int, labels: Any, groups: Any = None) -> list[str]:
