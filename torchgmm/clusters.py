@@ -175,9 +175,16 @@ def cluster(
     """
     if criterion not in _CRITERIA:
         raise InputError(f"criterion must be one of {', '.join(_CRITERIA)}, got {criterion!r}")
-    doubt = _CRITERIA[criterion](_Memberships(mixture, rows_of(mixture, data, weights)))
+    source = rows_of(mixture, data, weights)
+    with full_precision(mixture.device):
+        entropy, joined, n_rows = _hierarchy(_CRITERIA[criterion](_Memberships(mixture, source)))
+    return Clusters(mixture, joined, entropy, n_rows)
+
+
+def _hierarchy(doubt: _Doubt) -> tuple[tuple[float, ...], tuple[tuple[int, int], ...], float]:
+    """Entropies of 1 to K clusters, the pairs that were joined, the weight of the rows."""
     entropy, joined = [doubt.entropy()], []
-    alive = list(range(mixture.n_components))
+    alive = list(range(len(doubt.gain())))
     while len(alive) > 1:
         gain = doubt.gain()[alive][:, alive].triu(1)
         gain[torch.ones_like(gain).tril().bool()] = -math.inf
@@ -187,7 +194,7 @@ def cluster(
         alive.remove(other)
         joined.append((one, other))
         entropy.append(doubt.entropy() if len(alive) > 1 else 0.0)
-    return Clusters(mixture, tuple(joined), tuple(entropy[::-1]), doubt.rows)
+    return tuple(entropy[::-1]), tuple(joined), doubt.rows
 
 
 class _Memberships:
@@ -217,10 +224,7 @@ class _Memberships:
     def _made(self) -> Iterator[_Chunk]:
         kernel = as_kernel("auto")
         for block in self.source.blocks():
-            # here, not around the loop: a generator must not leave a context open while it rests
-            with full_precision(block.x.device):
-                chunks = kernel.log_joint(block.x, self._parameters)
-            for part, joint in chunks:
+            for part, joint in kernel.log_joint(block.x, self._parameters):
                 r = joint.softmax(-2).double()
                 w = torch.ones_like(r[0]) if block.w is None else block.w[part].double()
                 yield r, w
