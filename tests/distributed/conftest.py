@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributed import failures, resume, table
+from tests.distributed import failures, questions, resume, table
 from tests.distributed.common import run
 
 
@@ -11,6 +11,7 @@ def everything(folder):
     return {
         "table": table.compare(folder),
         "levels": table.levels(),
+        "questions": questions.compare(),
         "disagree": failures.disagree(),
         "cut": resume.cut(folder),
         "within": resume.within(),
