@@ -8,6 +8,7 @@ __all__ = [
     "ConvergenceWarning",
     "EmptyComponentError",
     "InputError",
+    "MemoryWarning",
     "MissingExtraError",
     "NotSizedError",
     "PeerError",
@@ -85,3 +86,7 @@ class MissingExtraError(TorchGMMError, ImportError):
 
 class ConvergenceWarning(UserWarning):
     """A fit ended before its stopping rule was met; the result says how."""
+
+
+class MemoryWarning(UserWarning):
+    """A device ran out of memory: rows are computed in smaller chunks from now on."""

@@ -38,7 +38,7 @@ class Block:
     x: Tensor  # (n, D), or (b, n, D) of b groups; row by row or column by column: as it was read
     w: Tensor | None  # (n,) or (b, n), or None where every weight is 1
     start: int  # number of the first row in the whole data set
-    kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
+    kept: Tensor | None = None  # (n,) numbers of the rows, counted from start; on the CPU
     number: int = 0  # of the block in its pass, where a reader counts them
     # rows of positive weight in the batch of which other processes have the rest; None: no others
     whole: int | None = None
@@ -67,7 +67,7 @@ class Block:
         """The rows at these places of this block, in this order."""
         kept = index if self.kept is None else self.kept[index.to(self.kept.device)]
         w = None if self.w is None else self.w[index.to(self.w.device)]
-        return Block(self.x[index.to(self.x.device)], w, self.start, kept)
+        return Block(self.x[index.to(self.x.device)], w, self.start, kept.cpu())
 
 
 class Source(ABC):
@@ -82,6 +82,7 @@ class Source(ABC):
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
         decodes: whether reading them keeps all cores busy, so that it only pays where some are
             idle.
+        on_host: whether they come in the memory of the CPU, so that a GPU waits for the way.
         names: of the features, one for each; empty where they have none.
         own: whether only this process has these rows, and others of the job have theirs.
         numbered: whether rows that are its own have the numbers that they have among all.
@@ -95,6 +96,7 @@ class Source(ABC):
     stable: bool = True
     reads: bool = False
     decodes: bool = False
+    on_host: bool = True
     names: tuple[str, ...] = ()
     own: bool = False
     numbered: bool = False

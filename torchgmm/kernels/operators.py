@@ -18,9 +18,10 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import as_kernel, soft_assign
 from .dense import Dense, _joint, prepare
+from .precision import full_precision
 from .turns import mixtures_at_once, turns
 
-__all__ = ["backward_of", "backward_op", "full_precision", "log_prob_of", "log_prob_op", "score"]
+__all__ = ["backward_of", "backward_op", "log_prob_of", "log_prob_op", "score"]
 
 
 def score(moments: Moments, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,22 +49,13 @@ def score(moments: Moments, parameters: Parameters) -> tuple[Tensor, Tensor, Ten
     return by_logits, by_means, by_factor.tril(-1) + torch.diag_embed(by_log)
 
 
-def full_precision(device: torch.device) -> torch.autocast:
-    """A context in which mixed precision is off: bfloat16 has no digits for a distance."""
-    return torch.autocast(device.type, enabled=False)
-
-
 def log_prob_of(x: Tensor, logits: Tensor, means: Tensor, scale: Tensor, family: str) -> Tensor:
     """Log-density of every row `(*B, N)`, nats, chunk by chunk."""
     p = Parameters(logits, means, scale, as_family(family))
-    out = x.new_empty(*p.batch_shape, x.shape[-2])
     with full_precision(x.device):
-        flat = out.view(-1, x.shape[-2])
-        for part, some, own, _ in turns(p, x):
-            answer = flat[part].view(*some.batch_shape, -1)
-            for rows, joint in as_kernel("auto").log_joint(own, some):
-                answer[..., rows] = joint.logsumexp(-2)
-    return out
+        kernel = as_kernel("auto")
+        parts = [kernel.log_prob(rows, some) for _, some, rows, _ in turns(p, x)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts).view(*p.batch_shape, -1)
 
 
 log_prob_op = torch.library.custom_op(

@@ -19,6 +19,7 @@ from .base import Kernel, register, soft_assign
 from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
+from .memory import spared
 from .turns import turns
 
 __all__ = ["Quadratic", "QuadraticPlan", "nearest_moments"]
@@ -81,7 +82,7 @@ class Quadratic(Kernel):
 
     name: ClassVar[str] = "quadratic"
 
-    def __init__(self, budget: int = 16 * 2**20) -> None:
+    def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
@@ -90,7 +91,7 @@ class Quadratic(Kernel):
         if not _SINGLE.allow(_expected(features), torch.float64):
             yield from self._dense().log_joint(x, parameters)
             return
-        work = _Chunks(features, x, torch.float64, self.budget)
+        work = _Chunks(features, x, torch.float64, self.bytes_for(x))
         rounded: Tensor | None = None
         for part, joint in work:
             if isinstance(features, Linear):
@@ -113,12 +114,13 @@ class Quadratic(Kernel):
         dtypes = tuple(dtype for dtype in both if limits.allow(expected, dtype))
         return QuadraticPlan(features, dtypes)
 
+    @spared
     def planned(
         self, x: Tensor, w: Tensor | None, parameters: Parameters, plan: QuadraticPlan
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         for dtype in plan.dtypes:
-            found = _sums(plan.features, x, w, dtype, self.budget)
+            found = _sums(plan.features, x, w, dtype, self.bytes_for(x))
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)
@@ -195,7 +197,7 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
     features = _about_the_middle(unit, x)
-    sums = _sums(features, x, w, torch.float64, Quadratic().budget, _hard_assign, _ANY)
+    sums = _sums(features, x, w, torch.float64, Quadratic().bytes_for(x), _hard_assign, _ANY)
     if sums is None:
         raise InputError("the sums of these rows are not finite: rescale the columns")
     return sums

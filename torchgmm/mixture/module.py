@@ -19,6 +19,7 @@ from ..kernels import (
     is_traced,
     joint_log_prob,
     log_prob,
+    retried,
     squared_distances,
 )
 from ..kernels.turns import turns
@@ -262,8 +263,13 @@ class GaussianMixture(Drawing):
         dtype: torch.dtype | None = None,
         of: Parameters | None = None,
     ) -> Tensor:
-        run = as_kernel("auto").log_joint
-        return self._gathered(x, run, of or self.as_parameters(), answer, trailing, dtype)
+        with full_precision(x.device):
+            kernel, p = as_kernel("auto"), of or self.as_parameters()
+
+            def gathered() -> Tensor:
+                return self._gathered(x, kernel.log_joint, p, answer, trailing, dtype)
+
+            return retried(kernel, x, gathered)
 
     @torch.no_grad()
     def _gathered(

@@ -51,7 +51,8 @@ class MixtureTensors(nn.Module):
         if n_features is not None:
             self.materialize(checks.check_count("n_features", n_features))
             with torch.no_grad():
-                self.means.normal_(generator=generator)
+                like = self.means if generator is None else self.means.to(generator.device)
+                self.means.copy_(torch.empty_like(like).normal_(generator=generator))
 
     # building and filling ---------------------------------------------------------------------
 
