@@ -203,7 +203,7 @@ def draw(
     )[0]
     picture.draw(mixture, left, Scene(subject, rows))
     plots.history(log_likelihoods, right.subplots())
-    figure.savefig(file, format="png")
+    save_figure(figure, file, ".png")
 
 
 def draw_alone(
