@@ -301,7 +301,7 @@ def _write(job: Job, report: Report, folder: Path, *, with_picture: bool) -> lis
     else:
         (folder / _PCA).unlink(missing_ok=True)  # of an earlier fit
     if with_picture and job.picture != "none":
-        rows = job.source.sample(5000, torch.Generator().manual_seed(0)).x
+        rows = job.source.sample(5000, torch.Generator().manual_seed(0))
         levels = [step.log_likelihood for step in report.recorder.steps]
         with replaced(folder / _PICTURE) as partial:
             draw(job.picture, partial, job.mixture, rows, levels, job.subject)
