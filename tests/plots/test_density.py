@@ -165,6 +165,16 @@ def test_numbers_of_components_take_the_colours_of_the_components(ax):
     assert edges == list(plots.COLOURS[:3])
 
 
+def test_rows_of_no_class_are_grey(ax):
+    mixture, rows = mixture_of("full", d=2)
+    labels = mixture.predict(rows)
+    labels[::2] = -1
+    plots.ellipses(mixture, ax, rows=rows, labels=labels)
+    assert [line.get_label() for line in ax.lines] == ["-1", "0", "1", "2"]
+    assert [line.get_color() for line in ax.lines] == ["0.45", *plots.COLOURS[:3]]
+    assert [to_hex(p.get_edgecolor()).upper() for p in ax.patches[::2]] == list(plots.COLOURS[:3])
+
+
 def test_beside_classes_with_names_the_components_are_black(ax):
     mixture, rows = mixture_of("full", d=2)
     plots.ellipses(mixture, ax, rows=rows, labels=np.array(["a", "b"] * 200))

@@ -55,8 +55,8 @@ def ellipses(
         rows: `(N, D)`, drawn as dots; a random part of them is enough.
         weights: of the rows, `(N,)`; one of weight 0 is absent, others are drawn alike.
         labels: `(N,)`, a class for every row, drawn in a colour and a shape of its own. Numbers
-            of components (as `mixture.predict` gives them) take the components' colours; beside
-            classes that have names the components are black.
+            of components (as `mixture.predict` gives them) take the components' colours, -1 is
+            grey; beside classes that have names the components are black.
         plane: two numbers of features to draw instead, a matrix `(2, D)` of directions, or a
             projection (`tg.discriminant(mixture)`, a fitted `tg.PCA(2)`).
         names: of the features, for the labels; those of a data frame's columns if not given.

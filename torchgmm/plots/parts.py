@@ -101,18 +101,19 @@ def colours_of(n_components: int, labels: Any, groups: Any = None) -> list[str]:
 
 
 def draw_dots(ax: Axes, dots: np.ndarray, labels: np.ndarray | None, size: float = 3.0) -> None:
-    """The rows: grey, or a colour and a shape for every label."""
+    """The rows: grey, or a colour and a shape for every label that is a class."""
     if labels is None:
         ax.plot(dots[:, 0], dots[:, 1], ".", color="0.25", markersize=size, alpha=0.5, zorder=2)
         return
     for place, (name, chosen) in enumerate(_classes(labels)):
         number = place if isinstance(name, str) else name
         around = number // len(COLOURS)  # the colours used up, other pairs of colour and shape
+        none = number < 0  # the number of a row that is of no class
         ax.plot(
             dots[chosen, 0],
             dots[chosen, 1],
-            MARKERS[(number + 3 * around) % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
+            "." if none else MARKERS[(number + 3 * around) % len(MARKERS)],
+            color="0.45" if none else COLOURS[number % len(COLOURS)],
             markersize=size,
             markeredgewidth=0,
             alpha=0.75,
@@ -152,9 +153,9 @@ def as_array(labels: Any) -> np.ndarray:
 
 
 def _classes(labels: np.ndarray) -> list[tuple[int | str, np.ndarray]]:
-    """Every label, a number from 0 or else a name, and where it stands."""
+    """Every label, a number or else a name, and where it stands."""
     names, place = np.unique(labels, return_inverse=True)
-    numbers = np.issubdtype(names.dtype, np.integer) and names.min() >= 0
+    numbers = np.issubdtype(names.dtype, np.integer)
     return [(int(n) if numbers else str(n), place == i) for i, n in enumerate(names)]
 
 
