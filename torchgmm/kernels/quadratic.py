@@ -13,7 +13,7 @@ from torch import Tensor
 from ..covariance import Family
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import Kernel, register, soft_assign
+from .base import PRECISIONS, Kernel, can_launch, checked_precision, register, soft_assign
 from .dense import Dense
 from .features import Features, Linear, features_of
 from .memory import spared
@@ -73,12 +73,19 @@ class Quadratic(Kernel):
     Args:
         budget: bytes of the features and log-probabilities of one chunk. 12 to 24 MiB measured
             best: with fewer rows a chunk is all overhead where there are thousands of features.
+        precision: of the products of float32 rows on a GPU, as `Triton` has them; `ieee` is
+            float32 itself, and what a CPU takes whatever is asked for.
     """
 
     name: ClassVar[str] = "quadratic"
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
 
-    def __init__(self, budget: int | None = None) -> None:
-        self.budget = budget
+    def __init__(self, budget: int | None = None, precision: str = "ieee") -> None:
+        self.budget, self.precision = budget, checked_precision(precision)
+
+    @property
+    def ran(self) -> str:
+        return self.name if self.precision == "ieee" else f"{self.name}:{self.precision}"
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         features = _about_the_middle(parameters, x.dtype)
@@ -115,7 +122,9 @@ class Quadratic(Kernel):
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         for dtype in plan.dtypes:
-            found = _sums(plan.features, x, w, dtype, self.bytes_for(x))
+            exact = dtype != torch.float32 or not can_launch(x.device)
+            precision = "ieee" if exact else self.precision
+            found = _sums(plan.features, x, w, dtype, self.bytes_for(x), precision)
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)
@@ -161,10 +170,16 @@ def _about_the_middle(parameters: Parameters, dtype: torch.dtype) -> Features:
 
 
 def _sums(
-    features: Features, x: Tensor, w: Tensor | None, dtype: torch.dtype, budget: int
+    features: Features,
+    x: Tensor,
+    w: Tensor | None,
+    dtype: torch.dtype,
+    budget: int,
+    precision: str,
 ) -> Moments | None:
     """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
     work = _Chunks(features, x, dtype, budget)
+    work.layout.precision = precision
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
         r, row_log_prob = soft_assign(joint)
