@@ -136,7 +136,14 @@ class Quadratic(Kernel):
 class _Chunks:
     """Chunks of rows, loaded one after the other, with a buffer `(*B, K, n)` beside them."""
 
-    def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
+    def __init__(
+        self,
+        features: Features,
+        x: Tensor,
+        dtype: torch.dtype,
+        budget: int,
+        precision: str = "ieee",
+    ) -> None:
         p = features.parameters
         self._features = features
         self._x = x if x.dim() > 2 else x.expand(*p.batch_shape, *x.shape)
@@ -144,11 +151,13 @@ class _Chunks:
         self._shape = (*p.batch_shape, p.n_components)
         each = features.size + 2 * p.n_components
         width = each * max(1, math.prod(p.batch_shape)) * dtype.itemsize
-        # sums over more rows than this wear out in float32
-        most = _MOST_ROWS if dtype == torch.float32 else x.shape[-2]
+        # sums over more rows than this wear out in float32, unless they are made slab by slab
+        wears = dtype == torch.float32 and precision == "ieee"
+        most = _MOST_ROWS if wears else x.shape[-2]
         self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
         like = torch.empty(0, dtype=dtype, device=x.device)
         self.layout: Any = features.layout(self._rows, like)
+        self.layout.precision = precision
         self._joint = like.new_empty(math.prod(self._shape) * self._rows)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
@@ -178,8 +187,7 @@ def _sums(
     precision: str,
 ) -> Moments | None:
     """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
-    work = _Chunks(features, x, dtype, budget)
-    work.layout.precision = precision
+    work = _Chunks(features, x, dtype, budget, precision)
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
         r, row_log_prob = soft_assign(joint)
