@@ -10,6 +10,7 @@ def everything(folder):
     """What the tests ask; the last thing breaks the job."""
     return {
         "table": table.compare(folder),
+        "gradients": table.parallel_gradients(),
         "levels": table.levels(),
         "disagree": failures.disagree(),
         "cut": resume.cut(folder),

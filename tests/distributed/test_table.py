@@ -43,6 +43,10 @@ def test_rows_of_their_own_by_batches_reach_what_exact_em_does(name, pair):
         assert said["levels"][name] == pair[0]["levels"][name]
 
 
+def test_a_mixture_trains_in_data_parallel(pair):
+    assert all(said["gradients"] < 1e-10 for said in pair)
+
+
 def test_bytes_of_a_step_are_those_of_the_packed_moments(pair):
     k, d = 3, 3
     # n_k, first and half of the second moments; log-likelihood, weight, count; the digest's halves
