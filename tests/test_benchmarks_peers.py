@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from benchmarks.peers import on_gpu
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.cases import CURVES, Case, cases, curves, flops, sized
 from benchmarks.peers.pictures import draw
@@ -200,8 +201,9 @@ def test_every_kernel_is_measured():
     names = [s.name for s in all_systems()]
     assert len(set(names)) == len(names)
     assert {f"torchgmm {dtype}" for dtype in _DTYPES} <= set(names)
-    for kernel in set(kernels()) - {"auto"}:
+    for kernel in set(kernels()) - {"auto", "triton"}:
         assert {f"torchgmm {kernel} {dtype}" for dtype in _DTYPES} <= set(names)
+    assert "torchgmm triton float32" in [s.name for s in on_gpu.systems()]
     assert [s.name for s in chosen(["scikit-learn"], ["float64"])] == ["scikit-learn float64"]
 
 

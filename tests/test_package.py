@@ -151,6 +151,8 @@ def modules():
 
 @pytest.mark.parametrize("name", modules())
 def test_every_module_says_what_it_offers(name):
+    if name.startswith("torchgmm.kernels.triton_"):
+        pytest.importorskip("triton", reason="Triton is not installed")
     module = importlib.import_module(name)
     assert module.__doc__
     if not hasattr(module, "__all__"):

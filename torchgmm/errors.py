@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ConvergenceWarning",
     "EmptyComponentError",
     "InputError",
+    "MemoryWarning",
     "MissingExtraError",
     "NotSizedError",
     "PeerError",
@@ -44,7 +47,7 @@ class NotSizedError(TorchGMMError, RuntimeError):
 class SingularCovarianceError(TorchGMMError, ArithmeticError):
     """A covariance has no spread in some direction and the floor is zero."""
 
-    def __init__(self, components: list[int], floor: float) -> None:
+    def __init__(self, components: list[Any], floor: float) -> None:
         shown = ", ".join(map(str, components[:8])) + (", ..." if len(components) > 8 else "")
         super().__init__(
             f"the rows of component(s) {shown} have no spread in some direction (constant or "
@@ -56,7 +59,7 @@ class SingularCovarianceError(TorchGMMError, ArithmeticError):
 class EmptyComponentError(TorchGMMError, ArithmeticError):
     """A component lost its rows and the policy was to raise."""
 
-    def __init__(self, components: list[int], what: str) -> None:
+    def __init__(self, components: list[Any], what: str) -> None:
         super().__init__(
             f"component(s) {components} {what}: give fewer components, another seed, or let "
             'Rescue(empty="reseed") move them to badly explained rows'
@@ -83,3 +86,7 @@ class MissingExtraError(TorchGMMError, ImportError):
 
 class ConvergenceWarning(UserWarning):
     """A fit ended before its stopping rule was met; the result says how."""
+
+
+class MemoryWarning(UserWarning):
+    """A device ran out of memory: rows are computed in smaller chunks from now on."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from .covariance import Family, as_family
 from .errors import InputError
 from .moments import Moments
 
-__all__ = ["Parameters", "from_moments", "to_moments"]
+__all__ = ["Parameters", "from_moments", "stacked", "to_moments"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,23 @@ class Parameters:
     def log_weights(self) -> Tensor:
         """`log pi (*B, K)`, normalised."""
         return self.logits.log_softmax(-1)
+
+    def __getitem__(self, index: Any) -> Parameters:
+        """One mixture, or some, of a batch: `index` is of the leading axes."""
+        if not self.batch_shape:
+            raise InputError("this is one mixture: only a batch of mixtures is indexed")
+        # an Ellipsis would reach the axes of the components
+        full = (*index, ...) if isinstance(index, tuple) else (index, ...)
+        return self.map(lambda t: t[full])
+
+    def put(self, index: Any, other: Parameters) -> Parameters:
+        """With the mixtures at `index` of the leading axis replaced by others."""
+        return Parameters(
+            self.logits.index_put((index,), other.logits),
+            self.means.index_put((index,), other.means),
+            self.scale.index_put((index,), other.scale),
+            self.family,
+        )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Parameters:
         """The same mixture with every tensor passed through `change`."""
@@ -105,6 +123,16 @@ class Parameters:
                 f"and a sum of {float(total.flatten()[(total - 1).abs().argmax()]):g}"
             )
         return cls(weights.log(), means, family.from_covariances(covariances, d), family)
+
+
+def stacked(each: Sequence[Parameters]) -> Parameters:
+    """Several mixtures of one kind as a batch `(B, ...)`."""
+    return Parameters(
+        torch.stack([p.logits for p in each]),
+        torch.stack([p.means for p in each]),
+        torch.stack([p.scale for p in each]),
+        each[0].family,
+    )
 
 
 def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:

@@ -3,6 +3,7 @@
 python -m benchmarks.peers.environments                 # once: one environment per peer
 python -m benchmarks.peers --out runs/bench             # everything, two to three hours
 python -m benchmarks.peers --out runs/quick --quick     # under five minutes on two cores
+python -m benchmarks.peers --out runs/gpu --device cuda  # on a GPU: other sizes, other systems
 
 Leaves in --out: results.json (machine, versions, every figure), table.md and cost-*.png. They are
 written anew after every case, so a run that is cut off leaves what it had. benchmarks/README.md
@@ -21,9 +22,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import cases as the_cases
+from . import on_gpu
 from .cases import Case
 from .environments import DEFAULT_FOLDER
-from .machine import describe, gemm_peak
+from .machine import describe, gemm_peak, has_gpu
 from .measure import merged, one, several
 from .pictures import draw
 from .processes import Limits
@@ -31,6 +33,7 @@ from .systems import System, chosen
 from .table import markdown
 
 FAMILIES = ["full", "diagonal", "tied"]
+ALL_FAMILIES = [*FAMILIES, "spherical"]
 
 
 def say(record: dict) -> dict:
@@ -71,14 +74,28 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    limits = Limits(options.limit_seconds, options.limit_gib, options.threads)
+    # on a GPU a process holds all that the driver maps, and larger cases
+    gib = options.limit_gib or (12 if options.device == "cpu" else 48)
+    seconds = options.limit_seconds or (400 if options.device == "cpu" else 60)
+    limits = Limits(seconds, gib, options.threads, device=options.device)
     environments = options.environments.expanduser().resolve()
-    systems = chosen(options.systems, options.dtype, options.quick)
+    found = on_gpu.systems(options.quick) if limits.gpu else None
+    systems = chosen(options.systems, options.dtype, options.quick, found)
     if not systems:
         print(f"no system matches {options.systems} {options.dtype or ''}", file=sys.stderr)
         return 2
+    if limits.gpu and not has_gpu():
+        print(f"--device {options.device}: torch sees no CUDA device", file=sys.stderr)
+        return 2
     report = Report(out, limits, vars(options))
-    for case in _chosen_cases(options):
+    if limits.gpu:
+        for system in systems:
+            asked = [case for case in _chosen_cases(options) if on_gpu.takes(system, case)]
+            if asked:
+                records = _rounds_of_one(system, asked, options.rounds, out, environments, limits)
+                report.records += records
+                report.write()
+    for case in [] if limits.gpu else _chosen_cases(options):
         asked = [s for s in systems if s.fits or case.kind == "steps"]
         report.records += _rounds(asked, case, options.rounds, out, environments, limits)
         report.write()
@@ -108,10 +125,18 @@ def _rounds(
     return [merged(records) for records in found.values()]
 
 
+def _rounds_of_one(
+    system: System, cases: list[Case], rounds: int, out: Path, environments: Path, limits: Limits
+) -> list[dict]:
+    """All cases in one process, again and again: starting CUDA takes longer than most of them."""
+    found = [several(system, cases, out, environments, limits) for _ in range(rounds)]
+    return [say(merged(list(records))) for records in zip(*found, strict=True)]
+
+
 def _chosen_cases(options: argparse.Namespace) -> list[Case]:
     if options.sizes:
         return the_cases.sized(options.sizes, options.families or FAMILIES, options.kind)
-    found = the_cases.cases(options.quick)
+    found = (on_gpu if options.device != "cpu" else the_cases).cases(options.quick)
     if options.families:
         found = [c for c in found if c.family in options.families]
     if options.cases is not None:
@@ -121,7 +146,8 @@ def _chosen_cases(options: argparse.Namespace) -> list[Case]:
 
 def _chosen_curves(options: argparse.Namespace) -> list[list[Case]]:
     families = ["full"] if options.curves is None else options.curves
-    if options.curves is None and (options.sizes or options.cases is not None):
+    aside = options.sizes or options.cases is not None or options.device != "cpu"
+    if options.curves is None and aside:
         return []
     return the_cases.curves(options.quick, families, options.along)
 
@@ -136,8 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder for the results")
     add("--quick", action="store_true", help="small sizes, fewer systems, under five minutes")
     add("--sizes", nargs="+", metavar="NxDxK", help="blobs of these sizes, in place of the cases")
+    add("--device", default="cpu", help="cpu, or cuda: other cases, other systems, its memory")
     add("--kind", choices=["steps", "fit"], default="steps", help="what to time at --sizes")
-    add("--families", nargs="+", choices=FAMILIES, help="only these")
+    add("--families", nargs="+", choices=ALL_FAMILIES, help="only these")
     add("--cases", nargs="*", metavar="PATTERN", help="only cases whose name matches")
     add("--curves", nargs="*", choices=FAMILIES, help="cost curves of these families; full")
     add("--along", default="NDK", metavar="LETTERS", help="only the curves along these; NDK")
@@ -145,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", nargs="+", choices=["float32", "float64"], help="only these")
     add("--rounds", type=int, default=1, help="times that every system runs every case")
     add("--threads", type=int, default=_threads(), help="of every system; OMP_NUM_THREADS or all")
-    add("--limit-seconds", type=float, default=400, help="per process and case")
-    add("--limit-gib", type=float, default=12, help="resident memory per process")
+    add("--limit-seconds", type=float, help="per process and case; 400, on a GPU 60")
+    add("--limit-gib", type=float, help="resident memory per process; 12, on a GPU 48")
     add("--environments", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER")
     add("--keep", action="store_true", help="keep the rows and the jobs with their logs")
     add("--list", action=_List, nargs=0, help="list cases and systems, and stop")

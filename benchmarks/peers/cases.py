@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 __all__ = ["CURVES", "Case", "cases", "curves", "flops", "sized"]
 
-FULL, DIAGONAL, TIED = "full", "diagonal", "tied"
+FULL, DIAGONAL, TIED, SPHERICAL = "full", "diagonal", "tied", "spherical"
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,14 @@ def flops(case: Case) -> float:
     """Operations of one step in the plain dense form, as GEMMs would do them; see the README.
 
     full: whitening 2NKD² and the scatter 2NKD². Diagonal: two products over [x², x], 4NKD each.
-    Tied: whitening the rows once, 2ND², and two products of 2NKD.
+    Spherical: two products over x, 2NKD each. Tied: whitening the rows once, 2ND², and the same.
     """
     n, d, k = case.n, case.d, case.k
     if case.family == FULL:
         return 4.0 * n * k * d * d
-    return 8.0 * n * k * d if case.family == DIAGONAL else 2.0 * n * d * d + 4.0 * n * k * d
+    if case.family == DIAGONAL:
+        return 8.0 * n * k * d
+    return 4.0 * n * k * d + (2.0 * n * d * d if case.family == TIED else 0.0)
 
 
 # Where steps are long, fewer of them: still three that count.

@@ -90,6 +90,8 @@ def _start(x: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarra
     covariances = (scatter + case.d * pooled) / (counts + case.d)[:, None, None]
     if case.family == "diagonal":
         covariances = covariances.diagonal(axis1=1, axis2=2).copy()
+    elif case.family == "spherical":
+        covariances = covariances.diagonal(axis1=1, axis2=2).mean(1)
     elif case.family == "tied":
         covariances = pooled
     weights = (counts + 1) / (counts + 1).sum()
@@ -97,7 +99,9 @@ def _start(x: np.ndarray, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _spread_out(x: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ (Arthur & Vassilvitskii 2007)."""
+    """k-means++ (Arthur & Vassilvitskii 2007); rows at random where that would take minutes."""
+    if k > 512:
+        return x[rng.choice(len(x), k, replace=False)]
     centres = [x[rng.integers(len(x))]]
     distance = np.full(len(x), np.inf)
     for _ in range(k - 1):

@@ -14,7 +14,7 @@ from typing import Any
 
 from .processes import Limits, environment_of
 
-__all__ = ["describe", "gemm_peak"]
+__all__ = ["describe", "gemm_peak", "has_gpu"]
 
 _OWN = ("torchgmm", "torch", "numpy", "scipy", "scikit-learn", "matplotlib")
 
@@ -36,21 +36,45 @@ def describe(limits: Limits) -> dict[str, Any]:
         "threads": limits.threads,
         "limit_seconds": limits.seconds,
         "limit_gib": limits.gib,
+        **(_gpu() if limits.gpu else {}),
     }
 
 
 def gemm_peak(limits: Limits, folder: Path) -> dict[str, float]:
-    """Operations per second of `torch.mm` by dtype, in a process of its own."""
+    """Operations per second of `torch.mm` by dtype, in a process of its own.
+
+    On a GPU also bytes per second: `memory` of it, `host` for the way there.
+    """
     out = folder / "peak.json"
     worker = Path(__file__).parent / "workers" / "peak.py"
     subprocess.run(
-        [sys.executable, str(worker), str(out)],
+        [sys.executable, str(worker), str(out), limits.device],
         check=True,
         env=environment_of(limits.threads, None),
     )
     found = dict(json.loads(out.read_text())["flops"])
     out.unlink()
     return found
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _gpu() -> dict[str, Any]:
+    """The name and memory of the GPU, and the version of its driver's interface."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"gpu": None}
+    p = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": f"{p.name}, {p.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}",
+        "triton": _version("triton"),
+    }
 
 
 def _cpu() -> str:

@@ -15,10 +15,12 @@ from . import data
 from .cases import Case
 from .processes import Limits, run
 from .score import mean_log_likelihood
-from .systems import ROOT, NotInstalledError, System, command
+from .systems import ROOT, NotInstalledError, System, command, site_of
 
 __all__ = ["TOL", "merged", "one", "several"]
 
+# The level of an answer is computed by SciPy on the CPU: of a run on a GPU on so many rows.
+SCORED_ROWS = 8192
 TOL, MAX_ITER, REG_COVAR = 1e-3, 100, 1e-6  # scikit-learn's defaults
 
 
@@ -35,15 +37,16 @@ def several(
         called, options = command(system, environments)
     except NotInstalledError as error:
         missing = {"status": "not installed", "reason": str(error)}
-        return [_record(system, case, missing) for case in cases]
+        return [_record(system, case, missing, limits) for case in cases]
     limits = replace(limits, pinned=system.pinned)
     jobs = [_job(system, case, out, options, limits) for case in cases]
-    results = run(called, jobs, limits, ROOT if system.ours else None)
+    root = ROOT if system.ours else site_of(system, environments)
+    results = run(called, jobs, limits, root)
     records = []
     for case, job, result in zip(cases, jobs, results, strict=True):
         if result["status"] == "ok":
-            result |= _scored(case, job, out, result)
-        records.append(_record(system, case, result))
+            result |= _scored(case, job, out, result, SCORED_ROWS if limits.gpu else case.n)
+        records.append(_record(system, case, result, limits))
     return records
 
 
@@ -72,7 +75,7 @@ def _job(system: System, case: Case, out: Path, options: dict[str, Any], limits:
         "family": case.family,
         "n_components": case.k,
         "dtype": system.dtype,
-        "steps": case.steps,
+        "steps": 2 if _is_aside(system, limits) else case.steps,
         "repeats": case.repeats,
         "tol": TOL,
         "max_iter": MAX_ITER,
@@ -80,15 +83,16 @@ def _job(system: System, case: Case, out: Path, options: dict[str, Any], limits:
         "threads": limits.threads,
         "limit_seconds": limits.seconds,
         "options": options,
+        "device": system.device or limits.device,
     }
     (folder / "job.json").write_text(json.dumps(job, indent=1))
     return folder
 
 
-def _scored(case: Case, job: Path, out: Path, result: dict) -> dict:
-    """The log-likelihood of every answer of a job; no answer that is none."""
+def _scored(case: Case, job: Path, out: Path, result: dict, n_rows: int) -> dict:
+    """The log-likelihood of every answer of a job, on the first rows; no answer that is none."""
     rows, _ = data.make(case, out / "data")
-    x = np.load(rows)
+    x = np.load(rows, mmap_mode="r")[:n_rows]
     levels = []
     for i in range(len(result["n_steps"])):
         given = [np.load(job / f"{name}-{i}.npy") for name in ("weights", "means", "covariances")]
@@ -117,11 +121,18 @@ def _counted(seconds: list[float]) -> list[float]:
     return seconds[1:] if len(seconds) > 1 else seconds
 
 
-def _record(system: System, case: Case, result: dict) -> dict:
+def _is_aside(system: System, limits: Limits) -> bool:
+    """Whether it runs on the CPU in a run on a GPU, for the ratio alone: so few steps will do."""
+    return limits.gpu and system.device == "cpu"
+
+
+def _record(system: System, case: Case, result: dict, limits: Limits) -> dict:
     who = {
         "system": system.name,
         "label": system.label,
         "dtype": system.dtype,
         "ours": system.ours,
+        "aside": _is_aside(system, limits),
+        "on_gpu": limits.gpu and not system.device,
     }
     return {"case": case.name, **asdict(case), **who, **result}

@@ -16,12 +16,21 @@ __all__ = ["Limits", "environment_of", "run"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one process may take; `seconds` are per job, `pinned` binds it to `threads` cores."""
+    """What one process may take, and where it computes.
+
+    `seconds` are per job, `pinned` binds it to `threads` cores.
+    """
 
     seconds: float = 600
     gib: float = 12
     threads: int = 1
     pinned: bool = False
+    device: str = "cpu"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the systems are asked to run on one."""
+        return self.device != "cpu"
 
 
 def run(command: list[str], jobs: list[Path], limits: Limits, root: Path | None) -> list[dict]:
@@ -31,7 +40,8 @@ def run(command: list[str], jobs: list[Path], limits: Limits, root: Path | None)
         command: the worker, to which the folders of the jobs are appended.
         jobs: folders with `job.json`.
         limits: what it may take.
-        root: put on PYTHONPATH; for this project alone, so that no peer can import it.
+        root: put on PYTHONPATH: this project for itself alone, so that no peer can import it, and
+            the packages of a peer that has no environment.
     """
     for job in jobs:
         (job / "result.json").unlink(missing_ok=True)

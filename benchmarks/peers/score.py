@@ -15,7 +15,7 @@ def mean_log_likelihood(
     x: np.ndarray,  # (N, D)
     weights: np.ndarray,  # (K,)
     means: np.ndarray,  # (K, D)
-    covariances: np.ndarray,  # full (K, D, D), diagonal (K, D), tied (D, D)
+    covariances: np.ndarray,  # full (K, D, D), diagonal (K, D), spherical (K,), tied (D, D)
     family: str,
 ) -> float:
     """Nats per row; NaN where the parameters are not those of a mixture."""
@@ -24,6 +24,8 @@ def mean_log_likelihood(
         return float("nan")
     weights, means, covariances = (np.asarray(a, dtype=np.float64) for a in given)
     k, d = means.shape
+    if family == "spherical":
+        family, covariances = "diagonal", np.repeat(covariances[:, None], d, axis=1)
     try:
         if family == "diagonal":
             if not (covariances > 0).all():

@@ -13,6 +13,7 @@ from .environments import build_armadillo, python_of
 
 __all__ = [
     "DEFAULT",
+    "HOST",
     "OURS",
     "ROOT",
     "NotInstalledError",
@@ -20,6 +21,7 @@ __all__ = [
     "all_systems",
     "chosen",
     "command",
+    "site_of",
 ]
 
 WORKERS = Path(__file__).parent / "workers"
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 # scikit-learn as most people call it: NumPy rows of float64
 DEFAULT = "scikit-learn float64"
 OURS = "torchgmm"
+HOST = "from the host"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class System:
         fits: whether whole fits are asked for (of our own kernels only `auto`'s are).
         in_curves: whether it takes part in the curves.
         pinned: whether it must be bound to cores, because it obeys no number of threads.
+        device: where it runs whatever the others do; empty where the run decides.
     """
 
     label: str
@@ -52,6 +56,7 @@ class System:
     fits: bool = True
     in_curves: bool = True
     pinned: bool = False
+    device: str = ""
 
     @property
     def name(self) -> str:
@@ -70,8 +75,8 @@ def all_systems(quick: bool = False) -> list[System]:
 
     found = [System(OURS, "with_torchgmm.py", dtype) for dtype in ("float32", "float64")]
     for kernel in kernels():
-        if kernel == "auto":
-            continue  # that is the system without a kernel's name
+        if kernel in ("auto", "triton"):
+            continue  # the system without a kernel's name; what runs on a GPU alone
         for dtype in ("float32",) if quick else ("float32", "float64"):
             found.append(
                 System(
@@ -112,10 +117,13 @@ def all_systems(quick: bool = False) -> list[System]:
 
 
 def chosen(
-    patterns: list[str] | None, dtypes: list[str] | None, quick: bool = False
+    patterns: list[str] | None,
+    dtypes: list[str] | None,
+    quick: bool = False,
+    found: list[System] | None = None,
 ) -> list[System]:
     """Those whose label or name matches one of the shell patterns, all without any."""
-    found = all_systems(quick)
+    found = all_systems(quick) if found is None else found
     if patterns:
         found = [
             s
@@ -123,6 +131,16 @@ def chosen(
             if any(fnmatch.fnmatch(n, p) for p in patterns for n in (s.label, s.name))
         ]
     return [s for s in found if not dtypes or s.dtype in dtypes]
+
+
+def site_of(system: System, environments: Path) -> Path | None:
+    """A folder of packages for this interpreter, where a peer has no environment of its own.
+
+    As `pip install --no-deps --target ENVIRONMENTS/NAME/site WHEEL` leaves it: for a machine that
+    has torch and reaches no registry.
+    """
+    folder = environments / (system.environment or "-") / "site"
+    return folder if folder.is_dir() else None
 
 
 class NotInstalledError(Exception):
@@ -150,6 +168,8 @@ def command(system: System, environments: Path) -> tuple[list[str], dict[str, An
     python = python_of(environments, system.environment)
     if python is None and system.environment == "scikit-learn":
         # this project's own tests need it, so it is most likely here as well
+        return [sys.executable, script], options
+    if python is None and site_of(system, environments) is not None:
         return [sys.executable, script], options
     if python is None:
         raise NotInstalledError(f"no environment {environments / system.environment}")

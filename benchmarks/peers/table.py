@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .cases import Case, flops
-from .systems import DEFAULT
+from .on_gpu import PUBLISHED
+from .systems import DEFAULT, HOST
 
 __all__ = ["LOWER", "OTHER", "markdown", "ratios"]
 
@@ -14,6 +15,7 @@ __all__ = ["LOWER", "OTHER", "markdown", "ratios"]
 OTHER = 1e-2
 # nats per row by which a whole fit may stay below scikit-learn's and still count as its like
 LOWER = 1e-2
+_SHARE = {False: "of GEMM peak", True: "of roofline"}
 _FIELDS = ("n", "d", "k", "family", "data", "kind", "steps", "repeats", "curve")
 
 
@@ -40,11 +42,23 @@ def ratios(records: list[dict], peak: dict[str, float]) -> list[dict]:
         if row["kind"] == "steps" and row["dtype"] in peak:
             case = Case(**{name: row[name] for name in _FIELDS})
             row["of_peak"] = flops(case) / seconds / peak[row["dtype"]]
+            if "memory" in peak:
+                row["of_peak"] = _roofline(case, row["dtype"], peak) / seconds
+            if f"{HOST} " in row["system"] and "host" in peak:
+                row["from_host"] = case.n * case.d * 4 / seconds
+                row["of_way"] = row["from_host"] / peak["host"]
     return sorted(shown, key=lambda row: row.get("median_seconds", float("inf")))
+
+
+def _roofline(case: Case, dtype: str, peak: dict[str, float]) -> float:
+    """Least seconds of a step: its operations at the peak, or one reading of the rows."""
+    size = 4 if dtype == "float32" else 8
+    return max(flops(case) / peak[dtype], case.n * case.d * size / peak["memory"])
 
 
 def _reference(done: list[dict]) -> float:
     """What the answer should be: scikit-learn's in float64, else ours in float64, else any."""
+    done = [r for r in done if not r.get("aside")]
     for wanted in (DEFAULT, "torchgmm dense float64", "torchgmm float64"):
         for r in done:
             if r["system"] == wanted:
@@ -54,6 +68,8 @@ def _reference(done: list[dict]) -> float:
 
 def _right(row: dict) -> bool:
     # Whole fits start from seeds of their own: a higher optimum is no error, a lower one is told.
+    if row.get("aside"):
+        return True  # after fewer steps than the others
     if row["kind"] == "fit":
         return bool(row["difference"] >= -LOWER)
     return bool(abs(row["difference"]) <= OTHER)
@@ -71,11 +87,19 @@ def markdown(records: list[dict], machine: dict, peak: dict[str, float]) -> str:
         for name in named:
             rows = ratios([r for r in points if r["case"] == name], peak)
             lines += ["", f"### {_title(rows[0])}", "", *_table(rows)]
+    if "memory" in peak:
+        lines += _published()
     along = [r for r in records if r["curve"]]
     for family in dict.fromkeys(r["family"] for r in along):
         lines += ["", f"## Cost curves, {family}", "", f"![cost](cost-{family}.png)", ""]
         lines += _growth([r for r in along if r["family"] == family])
     return "\n".join(lines) + "\n"
+
+
+def _published() -> list[str]:
+    lines = ["", "## Published elsewhere, not run here", ""]
+    lines += ["| system | case | figure | on | source |", "|---|---|---|---|---|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in PUBLISHED)]
 
 
 def _summary(points: list[dict], peak: dict[str, float]) -> list[str]:
@@ -105,8 +129,16 @@ def _named(row: dict) -> str:
 
 def _head(machine: dict, peak: dict[str, float]) -> list[str]:
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
-    gemm = ", ".join(f"{flop / 1e9:.0f} GFLOP/s {dtype}" for dtype, flop in peak.items())
+    rates = {name: rate for name, rate in peak.items() if name not in ("memory", "host")}
+    gemm = ", ".join(f"{flop / 1e9:.0f} GFLOP/s {dtype}" for dtype, flop in rates.items())
+    gpu = []
+    if "memory" in peak:
+        gpu = [
+            f"{machine['gpu']}, Triton {machine['triton']}; memory {peak['memory'] / 1e9:.0f} "
+            f"GB/s, from page-locked memory of the host {peak['host'] / 1e9:.1f} GB/s.",
+        ]
     return [
+        *gpu,
         f"{machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB; "
         f"{machine['threads']} thread(s) each; load before {machine['load_before']:.2f}; "
         f"{machine['when']}.",
@@ -124,7 +156,7 @@ def _title(row: dict) -> str:
 def _table(rows: list[dict]) -> list[str]:
     fit = rows[0]["kind"] == "fit"
     unit = "s per fit" if fit else "s per step"
-    last = "steps" if fit else "of GEMM peak"
+    last = "steps" if fit else _SHARE[any(r.get("on_gpu") for r in rows)]
     lines = [
         f"| system | {unit} | to scikit-learn's default | to the best peer | {last} | "
         "peak MB | above start MB | nats per row | difference | remark |",
@@ -148,10 +180,14 @@ def _table(rows: list[dict]) -> list[str]:
 
 def _remark(row: dict, fit: bool) -> str:
     said = []
+    if row.get("aside"):
+        return "on the CPU, after two steps"
     if not row["right"]:
         said.append("**lower optimum**" if fit else "**other answer**")
     if not fit and row["n_steps"][0] < row["steps"]:
         said.append(f"stopped after {row['n_steps'][0]} of {row['steps']} steps")
+    if "of_way" in row:
+        said.append(f"{row['from_host'] / 1e9:.1f} GB/s, {row['of_way']:.0%} of the way's")
     return ", ".join([*said, *filter(None, [row.get("note")])])
 
 
@@ -179,6 +215,8 @@ def _growth(records: list[dict]) -> list[str]:
 
 
 def _seconds(s: float) -> str:
+    if s < 0.01:
+        return f"{s:.5f}"
     return f"{s:.4f}" if s < 0.1 else f"{s:.3f}" if s < 10 else f"{s:.1f}"
 
 

@@ -176,6 +176,8 @@ ERRORS = [  # words after `plot FILE`, exit status, what the line says
     ("fit", ["ellipses", "--features", "0", "--out", "a.png"], 1, "at least two features"),
     ("fit", ["ellipses", "--features", "0,1,2", "--out", "a.png"], 1, "numbers of two features"),
     ("fit", ["pairs", "--features", "1,1", "--out", "a.png"], 1, "not different ones"),
+    ("fit", ["pairs", "--plane", "discriminant", "--out", "a.png"], 2, "only ellipses, density"),
+    ("fit", ["--plane", "principal", "--features", "0,1", "--out", "a.png"], 2, "three or more"),
     ("fit", ["--names", "a,b", "--out", "a.png"], 2, "2 names for 4 features"),
     ("fit", ["patches", "--shape", "3,3", "--out", "a.png"], 2, "no image of 4 pixels"),
     ("fit", ["--size", "8", "--out", "a.png"], 2, "--size 8: give two numbers"),
@@ -213,3 +215,14 @@ def test_a_json_file_of_something_else_is_refused(tmp_path, capsys):
         words = ["plot", str(tmp_path / "a.json"), "--out", str(tmp_path / "a.png")]
         assert main(words) == 1
         assert said in capsys.readouterr().err
+
+
+def test_the_plane_may_be_that_in_which_components_differ(runs, tmp_path, heard, capsys):
+    words = ["plot", str(runs / "fit"), "ellipses", "--out", str(tmp_path / "a.png"), "--plane"]
+    assert main([*words, "principal"]) == 0
+    assert heard["ellipses"][1]["plane"] is None
+    assert main([*words, "discriminant"]) == 0
+    (mixture, ax), options = heard["ellipses"]
+    expected = tg.discriminant(mixture).axes
+    np.testing.assert_allclose(options["plane"].axes, expected, rtol=1e-12)
+    assert ax.get_xlabel() == "1st axis"

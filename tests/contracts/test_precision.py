@@ -40,19 +40,22 @@ def plain_errors(got, exact):
     return float(((a.means - b.means).abs() / spread).max()), float((change / norm).max())
 
 
-def one_step(rows, start, kernel="auto", floor=1e-6):
-    mixture = GaussianMixture(start.n_components, covariance=start.family, dtype=rows.dtype)
+def one_step(rows, start, kernel="auto", floor=1e-6, device="cpu"):
+    mixture = GaussianMixture(
+        start.n_components, covariance=start.family, dtype=rows.dtype, device=device
+    )
     method = EM(max_iter=1, reg_covar=floor, kernel=kernel)
-    return mixture.fit(rows, method, init=start).parameters, mixture
+    found = mixture.fit(rows, method, init=start.to(device=device)).parameters
+    return found.to(device="cpu"), mixture.cpu()
 
 
 @every_kernel
 @every_family
 @every_case
-def test_one_step_from_float32_rows_is_the_float64_step(kernel, family, case):
+def test_one_step_from_float32_rows_is_the_float64_step(kernel, family, case, device):
     x, start = case.rows(torch.float32), case.start(family)
-    exact, _ = one_step(x.double(), start, kernel)
-    got, _ = one_step(x, start, kernel)
+    exact, _ = one_step(x.double(), start, kernel, device=device)
+    got, _ = one_step(x, start, kernel, device=device)
     mean, covariance = whitened_errors(got, exact)
     assert mean < CONTRACT
     assert covariance < CONTRACT
@@ -61,10 +64,10 @@ def test_one_step_from_float32_rows_is_the_float64_step(kernel, family, case):
 @every_kernel
 @every_family
 @every_case
-def test_the_float64_step_is_the_definition(kernel, family, case):
+def test_the_float64_step_is_the_definition(kernel, family, case, device):
     x, start = case.rows(torch.float32).double(), case.start(family)
     expected = Parameters.from_covariances(*em_step(x, None, start, 1e-6), family)
-    mean, covariance = whitened_errors(one_step(x, start, kernel)[0], expected)
+    mean, covariance = whitened_errors(one_step(x, start, kernel, device=device)[0], expected)
     # condition 1e6 times float64's 1e-16, over 16 x 16 entries and 2,000 rows
     assert mean < 1e-9
     assert covariance < 1e-9
@@ -72,10 +75,10 @@ def test_the_float64_step_is_the_definition(kernel, family, case):
 
 @every_family
 @every_case
-def test_what_a_float32_mixture_holds_is_right_to_one_unit_in_the_last_place(family, case):
+def test_what_a_float32_mixture_holds_is_right_to_one_unit_in_the_last_place(family, case, device):
     x, start = case.rows(torch.float32), case.start(family)
-    exact, _ = one_step(x.double(), start)
-    _, mixture = one_step(x, start)
+    exact, _ = one_step(x.double(), start, device=device)
+    _, mixture = one_step(x, start, device=device)
     spread = naive(exact).covariances.diagonal(dim1=-2, dim2=-1).sqrt()
     there = exact.means.abs().float()
     ulp = (torch.nextafter(there, there + 1) - there).double()
@@ -87,14 +90,17 @@ def test_what_a_float32_mixture_holds_is_right_to_one_unit_in_the_last_place(fam
 
 @every_family
 @every_case
-def test_a_whole_float32_fit_is_as_likely_as_the_float64_fit(family, case):
+def test_a_whole_float32_fit_is_as_likely_as_the_float64_fit(family, case, device):
     x, start = case.rows(torch.float32), case.start(family)
     level = []
     for rows in (x, x.double()):
-        mixture = GaussianMixture(case.k, covariance=family, dtype=rows.dtype)
+        mixture = GaussianMixture(case.k, covariance=family, dtype=rows.dtype, device=device)
         # a tolerance below NATS: stopping one step earlier or later must not decide
-        result = mixture.fit(rows, EM(max_iter=100), init=start, stop=Tolerance(1e-7))
-        level.append(float(log_joint(x, naive(result.parameters)).logsumexp(0).mean()))
+        result = mixture.fit(
+            rows, EM(max_iter=100), init=start.to(device=device), stop=Tolerance(1e-7)
+        )
+        found = naive(result.parameters.to(device="cpu"))
+        level.append(float(log_joint(x, found).logsumexp(0).mean()))
     assert level[0] == pytest.approx(level[1], abs=NATS)
 
 
@@ -112,12 +118,12 @@ def rough_start(case, family, width):
 @every_family
 @every_case
 @pytest.mark.parametrize("width", [0.1, 1.0])
-def test_one_step_from_a_rough_start_is_the_float64_step(kernel, family, case, width):
+def test_one_step_from_a_rough_start_is_the_float64_step(kernel, family, case, width, device):
     # Rows that a round covariance whitens are as ill-conditioned as they were, so directions of
     # 1e-6 of the variance keep no digits in this one step: errors relative to the whole covariance.
     x, start = case.rows(torch.float32), rough_start(case, family, width)
-    exact, _ = one_step(x.double(), start, kernel)
-    mean, covariance = plain_errors(one_step(x, start, kernel)[0], exact)
+    exact, _ = one_step(x.double(), start, kernel, device=device)
+    mean, covariance = plain_errors(one_step(x, start, kernel, device=device)[0], exact)
     assert mean < CONTRACT
     assert covariance < CONTRACT
 
@@ -127,7 +133,7 @@ def test_one_step_from_a_rough_start_is_the_float64_step(kernel, family, case, w
 @pytest.mark.parametrize("offset", [1e3, 3e3, 3e4])
 @pytest.mark.parametrize(("k", "width"), [(4, "as wide as it is far"), (1, "unit")])
 def test_one_step_from_a_start_outside_the_rows_is_the_float64_step(
-    kernel, family, offset, k, width
+    kernel, family, offset, k, width, device
 ):
     # k = 1 of unit width at the origin is what a new mixture holds; with more of them float32
     # cannot say which is nearer
@@ -138,8 +144,8 @@ def test_one_step_from_a_start_outside_the_rows_is_the_float64_step(
         near.family.covariances(near.scale) * (offset**2 if k > 1 else 1), 4
     )
     start = Parameters(near.logits, means, scale, near.family)
-    exact, _ = one_step(x.double(), start, kernel)
-    mean, covariance = plain_errors(one_step(x, start, kernel)[0], exact)
+    exact, _ = one_step(x.double(), start, kernel, device=device)
+    mean, covariance = plain_errors(one_step(x, start, kernel, device=device)[0], exact)
     # x - mu, with mu of many digits, is rounded as x itself is
     assert mean < max(CONTRACT, 2 * offset * torch.finfo(torch.float32).eps)
     assert covariance < CONTRACT
@@ -147,10 +153,10 @@ def test_one_step_from_a_start_outside_the_rows_is_the_float64_step(
 
 @pytest.mark.slow
 @every_family
-def test_many_rows_do_not_wear_float32_sums_out(family):
+def test_many_rows_do_not_wear_float32_sums_out(family, device):
     case = Case("many", 8, 100, 2, 100, k=3, n=300_000)
     x, start = case.rows(torch.float32), case.start(family)
-    exact, _ = one_step(x.double(), start)
-    mean, covariance = whitened_errors(one_step(x, start)[0], exact)
+    exact, _ = one_step(x.double(), start, device=device)
+    mean, covariance = whitened_errors(one_step(x, start, device=device)[0], exact)
     assert mean < CONTRACT
     assert covariance < CONTRACT

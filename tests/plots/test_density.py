@@ -195,3 +195,13 @@ def test_the_columns_of_a_data_frame_are_the_names(ax):
     plots.ellipses(mixture, ax, rows=frame, labels=pandas.Series(["a", "b"] * 200))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("length", "width")
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), rows[::2])
+
+
+def test_a_narrow_component_is_not_lost_between_the_points_of_the_curve(ax):
+    mixture = tg.GaussianMixture.from_covariances(
+        [0.5, 0.5], [[0.0], [1.234]], [[100.0**2], [1e-4**2]], "diagonal", dtype=torch.float64
+    )
+    plots.marginal(mixture, ax)
+    line = ax.lines[-1]
+    assert (np.diff(line.get_xdata()) >= 0).all()
+    assert line.get_ydata().max() == pytest.approx(0.5 / (1e-4 * (2 * np.pi) ** 0.5), rel=1e-6)

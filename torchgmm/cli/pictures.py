@@ -58,6 +58,7 @@ class Scene:
         rows: some of them, if any.
         labels: a class for each.
         features: which of them, if not all.
+        plane: a projection onto two axes, if neither those nor the principal ones.
         components: how many of the heaviest, if not those that the picture has by itself.
     """
 
@@ -65,6 +66,7 @@ class Scene:
     rows: Tensor | None = None
     labels: Any = None
     features: tuple[int, ...] | None = None
+    plane: Any = None
     components: int | None = None
 
 
@@ -93,12 +95,12 @@ class Picture:
 
 def _ellipses(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
     shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.ellipses(mixture, figure.subplots(), plane=it.features, **shown)
+    plots.ellipses(mixture, figure.subplots(), plane=it.features or it.plane, **shown)
 
 
 def _density(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
     shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.density(mixture, figure.subplots(), plane=it.features, **shown)
+    plots.density(mixture, figure.subplots(), plane=it.features or it.plane, **shown)
 
 
 def _marginals(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
@@ -132,7 +134,8 @@ def _is_image(it: Subject) -> bool:
     return it.image_shape is not None or round(it.n_features**0.5) ** 2 == it.n_features
 
 
-_PLANE = frozenset({"rows", "labels", "features"})
+_ROWS = frozenset({"rows", "labels", "features"})
+_PLANE = _ROWS | {"plane"}
 PICTURES: Mapping[str, Picture] = {
     "ellipses": Picture(_ellipses, lambda it: it.n_features >= 2, "at least two features", _PLANE),
     "patches": Picture(
@@ -152,7 +155,7 @@ PICTURES: Mapping[str, Picture] = {
         _pairs,
         lambda it: 2 <= it.n_features <= _MOST_PAIRS,
         f"two to {_MOST_PAIRS} features",
-        _PLANE,
+        _ROWS,
         size=(8, 7.4),
         beside=(12, 7),
         ratio=1.8,

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data import Source, as_source, read_table
 from ..errors import InputError
 from ..mixture import GaussianMixture
+from ..reduction import discriminant
 from . import UsageError
 from .parsing import as_recipe
 from .pictures import PICTURES, Scene, Subject, choose
@@ -27,6 +28,7 @@ _OPTIONS = {
     "data": ("rows", "shape"),
     "labels": ("labels",),
     "features": ("features",),
+    "plane": ("plane",),
     "components": ("components",),
     "shape": ("shape",),
 }
@@ -52,7 +54,12 @@ def scene_of(
     elif options.labels is not None or picture == "responsibilities":
         what = "--labels are" if options.labels else "responsibilities are"
         raise UsageError(f"{what} of rows: give --data")
-    return picture, Scene(subject, rows, labels, features, options.components), lines
+    plane = None
+    if options.plane is not None:
+        if features is not None or d < 3:
+            raise UsageError("--plane chooses two axes of three or more features, all of them")
+        plane = discriminant(mixture) if options.plane == "discriminant" else None
+    return picture, Scene(subject, rows, labels, features, plane, options.components), lines
 
 
 def _automatic(subject: Subject, features: tuple[int, ...] | None) -> str:

@@ -18,6 +18,8 @@ __all__ = ["ArraySource", "as_table", "as_tensor"]
 # A block is what one call of a kernel gets: large enough that its fixed cost vanishes, small
 # enough that a copy of it (another dtype, a memory map, a device) is never felt.
 _BLOCK_BYTES = 32 * 2**20
+# Rows on a GPU are there already; four times as many make four times fewer launches.
+_BLOCK_BYTES_ON_GPU = 4 * _BLOCK_BYTES
 # rows of a memory map that stay together when batches are drawn at random: a page or so. Rows in
 # memory go one by one: neighbours in a file are often alike, and a batch should not be.
 _RUN = 16
@@ -60,7 +62,10 @@ class ArraySource(Indexed):
         self.dtype = _torch_dtype(self._x)
         checks.compute_dtype(self.dtype, torch.float32)  # refuses complex rows here, not later
         size = max(1, self._x[:1].nbytes)
-        self._block_rows = block_rows or max(1, _BLOCK_BYTES // size)
+        there = isinstance(self._x, Tensor) and self._x.is_cuda
+        usual = _BLOCK_BYTES_ON_GPU if there else _BLOCK_BYTES
+        self._block_rows = block_rows or max(1, usual // size)
+        self.on_host = not there
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
         return self._between(skip * self._block_rows, self.n_rows)

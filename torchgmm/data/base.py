@@ -35,15 +35,22 @@ _LOOKED_AT = 64  # rows by which processes find out whether they were given the 
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows with their weights."""
+    """Some consecutive rows with their weights; or rows of several groups side by side."""
 
-    x: Tensor  # (n, D), row by row or column by column: as it was read
-    w: Tensor | None  # (n,), or None where every weight is 1
+    x: Tensor  # (n, D), or (b, n, D) of b groups; row by row or column by column: as it was read
+    w: Tensor | None  # (n,) or (b, n), or None where every weight is 1
     start: int  # number of the first row in the whole data set
-    kept: Tensor | None = None  # (n,) numbers of the rows, counted from start, if some left
+    kept: Tensor | None = None  # (n,) numbers of the rows, counted from start; on the CPU
     number: int = 0  # of the block in its pass, where a reader counts them
     # rows of positive weight in the batch of which other processes have the rest; None: no others
     whole: int | None = None
+    groups: Tensor | None = None  # (b,) whose rows x holds; None: of no group, or of all
+    filled: int | None = None  # how many of the b * n rows there are, where some only fill up
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it holds."""
+        return self.x.shape[:-1].numel() if self.filled is None else self.filled
 
     def numbers(self) -> Tensor:
         """The numbers of the rows in the whole data set, `(n,)`."""
@@ -62,7 +69,7 @@ class Block:
         """The rows at these places of this block, in this order."""
         kept = index if self.kept is None else self.kept[index.to(self.kept.device)]
         w = None if self.w is None else self.w[index.to(self.w.device)]
-        return Block(self.x[index.to(self.x.device)], w, self.start, kept)
+        return Block(self.x[index.to(self.x.device)], w, self.start, kept.cpu())
 
 
 class Source(ABC):
@@ -77,6 +84,7 @@ class Source(ABC):
         reads: whether blocks come from a disk or a loader, so that reading ahead pays.
         decodes: whether reading them keeps all cores busy, so that it only pays where some are
             idle.
+        on_host: whether they come in the memory of the CPU, so that a GPU waits for the way.
         names: of the features, one for each; empty where they have none.
         own: whether only this process has these rows, and others of the job have theirs.
         numbered: whether rows that are its own have the numbers that they have among all.
@@ -90,6 +98,7 @@ class Source(ABC):
     stable: bool = True
     reads: bool = False
     decodes: bool = False
+    on_host: bool = True
     names: tuple[str, ...] = ()
     own: bool = False
     numbered: bool = False

@@ -19,9 +19,9 @@ class Checked(Source):
 
     Rows of weight 0 are left out. Finiteness is looked at until one whole pass was clean; the
     rows do not change after that. Where rows come from a disk or a loader they are read, checked
-    and sent by a thread of their own, if it has a core to itself. Blocks are numbered as the
-    source gives them, so that a reader finds its place again though blocks without a row of
-    positive weight are left out.
+    and sent by a thread of their own, if it has a core to itself; so are rows in memory on their
+    way to a GPU. Blocks are numbered as the source gives them, so that a reader finds its place
+    again though blocks without a row of positive weight are left out.
     """
 
     def __init__(self, source: Source, dtype: torch.dtype, device: torch.device) -> None:
@@ -56,8 +56,13 @@ class Checked(Source):
 
     def _delivered(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
         usable = self._all_usable(blocks, first)
-        pays = self.reads and (not self._source.decodes or _idle_cores(self._device))
-        return ahead(usable, device=self._device) if pays else usable
+        return ahead(usable, device=self._device) if self._pays_ahead() else usable
+
+    def _pays_ahead(self) -> bool:
+        """Whether a thread should read, check and send blocks while others are computed."""
+        if self._device.type == "cuda" and self._source.on_host:
+            return True  # the way there is all that a GPU would wait for
+        return self.reads and (not self._source.decodes or _idle_cores(self._device))
 
     def _all_usable(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
         for number, block in enumerate(blocks, first):

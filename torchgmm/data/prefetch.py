@@ -136,7 +136,7 @@ class _Lane:
         current = torch.cuda.current_stream(self._device)
         if event is not None:
             current.wait_event(event)
-        for tensor in (block.x, block.w, block.kept):
+        for tensor in (block.x, block.w):
             if tensor is not None and tensor.is_cuda:
                 tensor.record_stream(current)
 

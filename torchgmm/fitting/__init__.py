@@ -5,7 +5,7 @@ from __future__ import annotations
 from .ascent import GradientState
 from .base import Method, Problem, State, Status, Step, StepSums
 from .em import EM, EMState
-from .events import Event, FitResult, Observer, Resumption, RowsEvent
+from .events import BatchResult, Event, FitResult, Observer, Resumption, RowsEvent
 from .gradient import Gradient
 from .incremental import IncrementalEM, IncrementalState
 from .loop import fit
@@ -19,6 +19,7 @@ __all__ = [
     "EM",
     "SQUAREM",
     "Aitken",
+    "BatchResult",
     "EMState",
     "Event",
     "FitResult",

@@ -19,10 +19,10 @@ from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .stopping import Stop
 from .watch import Watch
 
-__all__ = ["Begun", "Climb", "on_device"]
+__all__ = ["STALL", "Begun", "Climb", "on_device"]
 
 # Exact EM falls only by rounding; a method that has not risen for so long will not rise.
-_STALL = 50
+STALL = 50
 
 
 class Begun:
@@ -165,7 +165,7 @@ class Climb:
             return Status.CONVERGED
         if history[-1].last:
             return Status.ENDED
-        if len(levels) - 1 - levels.index(max(levels)) >= _STALL:
+        if len(levels) - 1 - levels.index(max(levels)) >= STALL:
             return Status.STALLED
         return None
 

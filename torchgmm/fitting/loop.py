@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import checks
-from ..collective import Group, current, together
+from ..collective import ALONE, Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
 from ..kernels import full_precision
@@ -18,6 +18,7 @@ from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, Start, as_seeding
 from .base import Method, Problem, State, Status
+from .batch import Batch
 from .climb import Begun, Climb
 from .em import EM
 from .events import FitResult, Observer, Resumption
@@ -45,6 +46,7 @@ def fit(
     observers: Sequence[Observer] = (),
     resume: Resumption | None = None,
     state: State | None = None,
+    groups: Any = None,
 ) -> FitResult:
     """Fit a mixture to data, in place, and say how it went.
 
@@ -70,6 +72,7 @@ def fit(
         observers: told about every step; of several processes, only in the first.
         resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
             else must be as it was then.
+        groups: for a batch of mixtures, the number of the mixture that each row belongs to.
         state: go on with *other* rows from the `state` of an earlier result, in place of `init`.
             `OnlineEM` keeps what it has learnt and its clock; the other methods, whose statistics
             are of the rows before, keep the parameters.
@@ -99,6 +102,16 @@ def fit(
     """
     method = EM() if method is None else method
     checks.check_count("n_init", n_init)
+    if mixture.batch_shape:
+        if resume is not None or state is not None:
+            raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
+        batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
+        if current().size > 1:
+            raise InputError("a batch of mixtures is fitted by one process: use tg.alone()")
+        rows = batch.open(data, weights, groups, encoder)
+        return batch.fit(rows, _seeding(init, mixture, ALONE), n_init, _as_generator(generator))
+    if groups is not None:
+        raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()
     source = _open(mixture, data, weights, encoder, few=state is not None)
     group = source.group
@@ -160,11 +173,6 @@ def _level(result: FitResult) -> float:
 
 
 def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, few: bool) -> Checked:
-    if mixture.batch_shape:
-        raise InputError(
-            f"a fit is of one mixture, this one is a batch of shape {tuple(mixture.batch_shape)}: "
-            "fit them one by one and join their parameters"
-        )
     if isinstance(data, torch.Tensor) and data.device not in (CPU, mixture.device):
         raise InputError(f"rows are on {data.device}, the mixture on {mixture.device}: move one")
     source = spread(as_source(data, weights, encoder=encoder), current())

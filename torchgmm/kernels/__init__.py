@@ -7,9 +7,12 @@ from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
 from .dense import Dense, joint_log_prob, squared_distances
 from .given import GivenSums, labelled_sums, weighted_sums
-from .operators import full_precision, score
-from .quadratic import Quadratic
+from .memory import retried
+from .operators import score
+from .precision import full_precision
+from .quadratic import Quadratic, nearest_moments
 from .screened import Screened
+from .triton import Triton
 
 __all__ = [
     "Auto",
@@ -18,6 +21,7 @@ __all__ = [
     "Kernel",
     "Quadratic",
     "Screened",
+    "Triton",
     "as_kernel",
     "full_precision",
     "is_traced",
@@ -25,6 +29,8 @@ __all__ = [
     "kernels",
     "labelled_sums",
     "log_prob",
+    "nearest_moments",
+    "retried",
     "score",
     "squared_distances",
     "weighted_sums",

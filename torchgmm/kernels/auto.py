@@ -11,11 +11,13 @@ from torch import Tensor
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register
-from .costs import dense_cost, elementwise, quadratic_cost
+from .costs import dense_cost, elementwise, fused_cost, products_cost, quadratic_cost
 from .dense import Dense
 from .quadratic import Quadratic, QuadraticPlan
 from .screen import turned
 from .screened import Screened, best_plan
+from .triton import Triton, is_fused
+from .turns import turns
 
 __all__ = ["Auto"]
 
@@ -31,7 +33,8 @@ class Auto(Kernel):
     """The fastest of the others for the rows and the mixture at hand.
 
     The choice follows from operation counts (`costs`), from whether `Quadratic` keeps the digits,
-    and, where single pairs might be dismissed, from a probe of some rows. It is made anew for every
+    and, where single pairs might be dismissed, from a probe of some rows. On a GPU it lies between
+    `Quadratic`, where it keeps the digits, and `Triton`. It is made anew for every
     call, so it follows a fit from its blurred start to its sharp end. `ran` says which kernel it
     was.
     """
@@ -39,21 +42,38 @@ class Auto(Kernel):
     name: ClassVar[str] = "auto"
 
     def __init__(self, budget: int | None = None) -> None:
-        options = {} if budget is None else {"budget": budget}
-        self._dense = Dense(**options)
-        self._quadratic = Quadratic(**options)
-        self._screened = Screened(**options)
+        self._dense, self._quadratic = Dense(budget), Quadratic(budget)
+        self._screened = Screened() if budget is None else Screened(budget)
+        self._triton = Triton(budget)
         self._last = ""
 
     @property
     def ran(self) -> str:
         return self._last or self.name
 
+    def log_prob(self, x: Tensor, parameters: Parameters) -> Tensor:
+        if is_fused(x, parameters):
+            return self._triton.log_prob(x, parameters)
+        return super().log_prob(x, parameters)
+
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
+        if is_fused(x, parameters):
+            return self._triton.log_joint(x, parameters)
         cheap = quadratic_cost(parameters, torch.float64) < dense_cost(parameters, x.dtype)
         return (self._quadratic if cheap else self._dense).log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
+        if is_fused(x, parameters):
+            return self._on_gpu(x, w, parameters)
+        parts = [
+            self._accumulate(rows, own, some) for _, some, rows, (own,) in turns(parameters, x, w)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        shape = parameters.batch_shape
+        return Moments.cat(parts).map(lambda t: t.reshape(*shape, *t.shape[1:]))
+
+    def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
         quadratic = self._plan(x, parameters, dense)
         if quadratic is not None:
@@ -69,6 +89,15 @@ class Auto(Kernel):
             return self._quadratic.planned(x, w, parameters, quadratic)
         self._last = self._dense.name
         return self._dense.accumulate(x, w, parameters)
+
+    def _on_gpu(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
+        if products_cost(parameters) < fused_cost(parameters):
+            plan = self._quadratic.plan(x, parameters)
+            if x.dtype in plan.dtypes:
+                self._last = self._quadratic.name
+                return self._quadratic.planned(x, w, parameters, plan)
+        self._last = self._triton.name
+        return self._triton.accumulate(x, w, parameters)
 
     def _plan(self, x: Tensor, parameters: Parameters, dense: float) -> QuadraticPlan | None:
         """How `Quadratic` would go about it; None where it could not, or could not pay."""

@@ -16,7 +16,8 @@ from torch.autograd import Function
 from ..covariance import Family, as_family, families
 from ..parameters import Parameters
 from .dense import joint_log_prob
-from .operators import backward_of, backward_op, full_precision, log_prob_of, log_prob_op
+from .operators import backward_of, backward_op, log_prob_of, log_prob_op
+from .precision import full_precision
 
 __all__ = ["is_traced", "log_prob"]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, TypeVar
@@ -13,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..moments import Moments
 from ..parameters import Parameters
+from .memory import chunk_budget, spared
 
 __all__ = ["Kernel", "as_kernel", "chunk_rows", "kernels", "register", "soft_assign"]
 
@@ -29,11 +33,18 @@ class Kernel(ABC):
     """
 
     name: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ()  # of products, where there is a choice
+    usual_budget: ClassVar[int] = 16 * 2**20
+    budget: int | None = None  # bytes of the buffers of a chunk; by the device if None
 
     @property
     def ran(self) -> str:
         """The name of the kernel that did the last `accumulate`; one that chooses says which."""
         return self.name
+
+    def bytes_for(self, x: Tensor) -> int:
+        """Bytes of the buffers of a chunk of such rows."""
+        return chunk_budget(self.budget, self.usual_budget, x.device)
 
     @abstractmethod
     def log_joint(
@@ -45,6 +56,18 @@ class Kernel(ABC):
 
         The tensor is a buffer: it is overwritten by the next chunk.
         """
+
+    @spared
+    def log_prob(
+        self,
+        x: Tensor,  # (N, D) or (*B, N, D)
+        parameters: Parameters,
+    ) -> Tensor:
+        """Log-density of every row, `(*B, N)`, in nats."""
+        out = x.new_empty(*parameters.batch_shape, x.shape[-2])
+        for rows, joint in self.log_joint(x, parameters):
+            out[..., rows] = joint.logsumexp(-2)
+        return out
 
     @abstractmethod
     def accumulate(
@@ -75,13 +98,24 @@ def soft_assign(
     Terms that exp() would turn into denormals are exact zeros: they are below rounding by far.
     They are cut off on both sides of exp(), which takes six times as long where it meets -inf.
     """
+    least = _LEAST_EXPONENT[log_joint.dtype]
+    if log_joint.is_cuda and has_triton() and log_joint.is_contiguous():
+        from . import triton_soft
+
+        return triton_soft.soft_assign(log_joint, least)
     top = log_joint.amax(-2, keepdim=True)
-    least = _LEAST_EXPONENT[top.dtype]
     r = log_joint.sub_(top).clamp_min_(least).exp_()
     torch.threshold_(r, 2 * math.exp(least), 0.0)
     total = r.sum(-2, keepdim=True)
     r.div_(total)
     return r, (total.log_() + top).squeeze(-2)
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed and compiles: in its interpreter it is for tests alone."""
+    interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
+    return importlib.util.find_spec("triton") is not None and not interpreted
 
 
 _REGISTRY: dict[str, type[Kernel]] = {}
@@ -101,10 +135,20 @@ def kernels() -> tuple[str, ...]:
 
 
 def as_kernel(kernel: str | Kernel) -> Kernel:
-    """A kernel from its name, `auto` for the best one; a kernel is kept."""
+    """A kernel from its name, `auto` for the best one; a kernel is kept.
+
+    One that knows several precisions takes another than its own after a colon: `triton:tf32x3`.
+    """
     if isinstance(kernel, Kernel):
         return kernel
-    if kernel not in _REGISTRY:
+    name, _, precision = str(kernel).partition(":")
+    if name not in _REGISTRY:
         named = ", ".join(name for name in _REGISTRY if name != "auto")
         raise InputError(f"kernel must be auto or one of {named}, got {kernel!r}")
-    return _REGISTRY[kernel]()
+    cls = _REGISTRY[name]
+    if not precision:
+        return cls()
+    if precision not in cls.precisions:
+        known = ", ".join(f"{name}:{word}" for word in cls.precisions) or name
+        raise InputError(f"kernel {name!r} has no precision {precision!r}: choose from {known}")
+    return cls(precision=precision)  # type: ignore[call-arg]

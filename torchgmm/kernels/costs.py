@@ -9,7 +9,16 @@ import torch
 
 from ..parameters import Parameters
 
-__all__ = ["dense_cost", "elementwise", "pair_cost", "product", "quadratic_cost", "screening_cost"]
+__all__ = [
+    "dense_cost",
+    "elementwise",
+    "fused_cost",
+    "pair_cost",
+    "product",
+    "products_cost",
+    "quadratic_cost",
+    "screening_cost",
+]
 
 _PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
 _ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
@@ -41,11 +50,16 @@ def dense_cost(p: Parameters, dtype: torch.dtype) -> float:
 
 def quadratic_cost(p: Parameters, dtype: torch.dtype) -> float:
     """Two products with all features."""
-    k, d = p.n_components, p.n_features
-    size = d + 1 if p.family.tied else 2 * d + 1
-    if p.family.n_axes == 2:
-        size = d + 1 + d * d // k if p.family.tied else d * (d + 3) // 2 + 1
+    k, size = p.n_components, _feature_count(p)
     return product(dtype) * 4 * k * size + (size + _SOFT_MAX * k) * elementwise(dtype)
+
+
+def _feature_count(p: Parameters) -> int:
+    """Entries of a row's features; the whitening of rows once for all components counts too."""
+    k, d = p.n_components, p.n_features
+    if p.family.n_axes == 2:
+        return d + 1 + d * d // k if p.family.tied else d * (d + 3) // 2 + 1
+    return d + 1 if p.family.tied else 2 * d + 1
 
 
 def screening_cost(p: Parameters, size: int, dtype: torch.dtype) -> float:
@@ -58,3 +72,23 @@ def pair_cost(p: Parameters, dtype: torch.dtype) -> float:
     """One pair that was kept."""
     products = 4.0 * product(dtype) * _quadratic_form(p)
     return products + (18 * p.n_features + _PER_PAIR) * elementwise(dtype)
+
+
+# On a GPU, in operations of float32 arithmetic there. Figures of an H100: 60 TFLOP/s and 3 TB/s are
+# 80 operations for every number that is read or written. The generated code of the fused kernel
+# makes some half of the operations that a library's product makes.
+_TRAFFIC, _GENERATED = 80.0, 2.0
+
+
+def fused_cost(p: Parameters) -> float:
+    """The fused kernel on a GPU: whitens twice and sums once, a matrix padded to a power of two."""
+    if p.family.n_axes == 1:
+        return p.n_components * (16.0 * p.n_features + 2 * _TRAFFIC)
+    width = max(16, 1 << (p.n_features - 1).bit_length())
+    return _GENERATED * 6.0 * p.n_components * width**2
+
+
+def products_cost(p: Parameters) -> float:
+    """Two library products on a GPU, whose features and log-joint pass through its memory."""
+    k, size = p.n_components, _feature_count(p)
+    return 4.0 * k * size + _TRAFFIC * (3 * size + 4 * k)

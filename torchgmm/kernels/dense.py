@@ -14,6 +14,7 @@ from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
+from .memory import spared
 
 __all__ = [
     "Dense",
@@ -130,12 +131,12 @@ class Dense(Kernel):
 
     Args:
         budget: bytes of one buffer. 16 MiB measured best on two AVX-512 cores: it stays near the
-            last-level cache.
+            last-level cache. More on a GPU, where a launch wants work.
     """
 
     name: ClassVar[str] = "dense"
 
-    def __init__(self, budget: int = 16 * 2**20) -> None:
+    def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
@@ -149,6 +150,7 @@ class Dense(Kernel):
         for rows, seen, _ in self._chunks(x, parameters, prepared):
             yield rows, seen.mahalanobis
 
+    @spared
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         def moments(centre: Tensor | None) -> Moments:
             return self._whitened_moments(x, w, parameters, centre)
@@ -161,13 +163,14 @@ class Dense(Kernel):
         w: Tensor | None,
         parameters: Parameters,
         centre: Tensor | None,  # (*B, K, D), in whitened coordinates; the origin if None
+        assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
     ) -> Moments:
         """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
         family = parameters.family
         prepared = prepare(parameters, x.dtype)
         weight = first = second = log_prob = total = torch.zeros((), dtype=torch.float64)
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
-            r, row_log_prob = soft_assign(_joint(seen, prepared.log_norm, out=buffer))
+            r, row_log_prob = assign(_joint(seen, prepared.log_norm, out=buffer))
             row_log_prob = row_log_prob.double()
             if w is None:
                 total = total + float(r.shape[-1])
@@ -192,7 +195,7 @@ class Dense(Kernel):
     ) -> Iterator[tuple[slice, Whitened, Tensor]]:
         shape = (*parameters.batch_shape, parameters.n_components)
         n_rows = x.shape[-2]
-        rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.budget))
+        rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.bytes_for(x)))
         space = _Workspace(shape, rows, x)
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))

@@ -6,11 +6,14 @@ second, linear, constant; so have the sums.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+
+from .base import has_triton
 
 __all__ = ["Columns", "Layout", "Rows"]
 
@@ -129,12 +132,25 @@ class Columns(Layout):
         """All products of two coordinates, and ones."""
         end = self._n_second + self._d
         linear, start = self.phi[..., self._n_second : end, :], 0
+        self.phi[..., end, :] = 1
+        if linear.is_cuda and has_triton():  # one launch in place of D
+            from . import triton_soft
+
+            triton_soft.multiply(linear, self.phi, *self._pairs)
+            return
         for i in range(self._d):
             stop = start + self._d - i
             left, right = linear[..., i : i + 1, :], linear[..., i:, :]
             torch.mul(left, right, out=self.phi[..., start:stop, :])
             start = stop
-        self.phi[..., end, :] = 1
+
+    @functools.cached_property
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Which two coordinates every product is made of."""
+        i, j = torch.triu_indices(
+            self._d, self._d, dtype=torch.int32, device=self._like.device
+        ).unbind()
+        return i.contiguous(), j.contiguous()
 
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:
         return torch.matmul(theta, self.phi, out=out)

@@ -52,7 +52,8 @@ class Screened(Kernel):
 
     What is kept goes through the same differences and products as in `dense`, so digits are lost
     nowhere. Before a pass some rows are probed for the number of coordinates that pays best.
-    Components that share a covariance, or are too tight for the range of float32, go to `dense`.
+    Components that share a covariance, or are too tight for the range of float32, and rows on a
+    GPU go to `dense`.
 
     Args:
         budget: bytes of the kept rows of one chunk.
@@ -61,13 +62,15 @@ class Screened(Kernel):
     name: ClassVar[str] = "screened"
 
     def __init__(self, budget: int = 8 * 2**20) -> None:
-        self.budget = budget
+        self._budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         yield from self._dense().log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
-        if parameters.family.tied:  # one covariance: nothing to gain from single pairs
+        # One covariance: nothing to gain from single pairs. On a GPU tiles would be added up by
+        # atomic operations, in another order every time.
+        if parameters.family.tied or x.is_cuda:
             return self._dense().accumulate(x, w, parameters)
         if parameters.batch_shape:
             return self._batch(x, w, parameters)
@@ -90,7 +93,7 @@ class Screened(Kernel):
 
         def moments(centre: Tensor | None) -> Moments:
             pairs = Pairs(parameters, x.dtype, centre)
-            chooser = _Chooser(screen, plan, x, self.budget)
+            chooser = _Chooser(screen, plan, x, self._budget)
             for start in range(0, len(x), chooser.rows):
                 part = slice(start, start + chooser.rows)
                 chunk = chooser.by_rows(x[part])
@@ -100,7 +103,7 @@ class Screened(Kernel):
         return in_plain_coordinates(moments, parameters, x.dtype)
 
     def _dense(self) -> Dense:
-        return Dense(2 * self.budget)  # of a chunk's two buffers: the default is that of `Dense`
+        return Dense(2 * self._budget)  # of a chunk's two buffers: the default is that of `Dense`
 
     def _batch(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         shape, each = parameters.batch_shape, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from ..data import arrays
 from ..errors import InputError, NotSizedError
 from ..parameters import Parameters
 
-__all__ = ["MixtureTensors", "as_tensor"]
+__all__ = ["MixtureTensors", "as_tensor", "filled_up"]
 
 _TENSORS = ("logits", "means", "scale")
 
@@ -50,7 +51,8 @@ class MixtureTensors(nn.Module):
         if n_features is not None:
             self.materialize(checks.check_count("n_features", n_features))
             with torch.no_grad():
-                self.means.normal_(generator=generator)
+                like = self.means if generator is None else self.means.to(generator.device)
+                self.means.copy_(torch.empty_like(like).normal_(generator=generator))
 
     # building and filling ---------------------------------------------------------------------
 
@@ -195,6 +197,47 @@ class MixtureTensors(nn.Module):
         k, d = self.means.shape[-2:]
         return (k - 1) + k * d + self.family.n_parameters(k, d)
 
+    @property
+    def _n_free(self) -> int | Tensor:
+        """`n_parameters`; of every mixture `(*B,)` where some have fewer components."""
+        present = (self.logits > -math.inf).sum(-1)
+        if not self.batch_shape or bool((present == self.n_components).all()):
+            return self.n_parameters
+        d = self.means.shape[-1]
+        free = self.family.n_parameters
+        cost = [k - 1 + k * d + free(k, d) for k in range(self.n_components + 1)]
+        return torch.tensor(cost, device=self.device)[present]
+
+    # batches of mixtures ------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Self:
+        """One mixture of a batch, or some of them: a copy.
+
+        Example:
+            >>> import torchgmm as tg
+            >>> mixtures = tg.GaussianMixture(3, 2, batch_shape=(5,))
+            >>> mixtures[0].batch_shape, mixtures[1:4].batch_shape
+            (torch.Size([]), torch.Size([3]))
+        """
+        own = self.as_parameters().map(Tensor.detach)[index]
+        present = own.logits > -math.inf
+        if not own.batch_shape and not bool(present.all()):
+            own = _of_components(own, present)
+        return type(self).from_parameters(own)
+
+    def unstack(self) -> list[Self]:
+        """The mixtures along the first batch axis, each as a module of its own.
+
+        Example:
+            >>> import torchgmm as tg
+            >>> mixtures = tg.GaussianMixture(3, 2, batch_shape=(5,)).unstack()
+            >>> len(mixtures), tg.stack(mixtures).batch_shape
+            (5, torch.Size([5]))
+        """
+        if not self.batch_shape:
+            raise InputError("this is one mixture: only a batch of mixtures is unstacked")
+        return [self[b] for b in range(self.batch_shape[0])]
+
     def as_distribution(self) -> distributions.MixtureSameFamily:
         """The mixture as a `torch.distributions` object on the same tensors."""
         self._require_size("as_distribution")
@@ -237,6 +280,25 @@ class MixtureTensors(nn.Module):
         if not self.is_sized and means is not None and not is_lazy(means):
             self.materialize(means.shape[-1])
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _of_components(p: Parameters, which: Tensor) -> Parameters:
+    """The components where `which (K,)` is true."""
+    scale = p.scale if p.family.tied else p.scale[which]
+    return Parameters(p.logits[which], p.means[which], scale, p.family)
+
+
+def filled_up(p: Parameters, n_components: int) -> Parameters:
+    """The same densities with more components, of weight 0: in a batch these are none."""
+    more = n_components - p.n_components
+    if not more:
+        return p
+    logits = torch.nn.functional.pad(p.logits, (0, more), value=-math.inf)
+    means = torch.cat([p.means, *[p.means[..., :1, :]] * more], -2)
+    axis = -1 - p.family.n_axes
+    first = p.scale.narrow(axis, 0, 1)
+    scale = p.scale if p.family.tied else torch.cat([p.scale, *[first] * more], axis)
+    return Parameters(logits, means, scale, p.family)
 
 
 def as_tensor(x: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from ..errors import InputError
 from ..mixture import GaussianMixture
 from .common import COLOURS, features, name_of, names_of
-from .density import (
+from .parts import (
     colours_of,
     draw_components,
     draw_dots,
@@ -40,6 +40,7 @@ def pairs(
     labels: Any = None,
     features: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    groups: Any = None,
 ) -> Axes:
     """Every feature alone on the diagonal, every two of them below it.
 
@@ -54,6 +55,7 @@ def pairs(
         labels: `(N,)`, a class for every row, as in `ellipses`.
         features: which of them, at most eight; all if not given.
         names: of all D features, for the labels; those of a data frame's columns if not given.
+        groups: a cluster for every component, as in `ellipses`.
 
     Raises:
         InputError: more features than can be read.
@@ -71,7 +73,7 @@ def pairs(
     side = 1 / (m + (m - 1) * _GAP)
     step = side * (1 + _GAP)
     d, k = int(mixture.means.shape[-1]), mixture.n_components
-    colours = colours_of(k, labels)
+    colours = colours_of(k, labels, groups)
     names = names_of(names, rows)
     for i, below in enumerate(chosen):
         for j, across in enumerate(chosen[: i + 1]):
@@ -87,7 +89,7 @@ def pairs(
             panel.locator_params(nbins=4)
             panel.tick_params(labelbottom=i == m - 1, labelleft=j == 0 and i > 0, labelsize=8)
     ax.set_axis_off()
-    _legend(mixture, ax, colours, labels is not None)
+    _legend(ax, colours, _names(mixture, groups), labels is not None)
     return ax
 
 
@@ -121,17 +123,27 @@ def _pair(
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
 
 
-def _legend(mixture: GaussianMixture, ax: Axes, colours: Sequence[str], with_labels: bool) -> None:
+def _names(mixture: GaussianMixture, groups: Any) -> list[str]:
+    """What every component is called in the legend."""
+    weights = mixture.weights.detach().cpu()
+    if groups is None:
+        return [f"no. {k}: weight {weight:.2f}" for k, weight in enumerate(weights.tolist())]
+    numbers = torch.as_tensor(groups).cpu()
+    together = torch.zeros(int(numbers.max()) + 1, dtype=weights.dtype)
+    together.index_add_(0, numbers, weights)
+    return [f"cluster {g}: weight {together[g]:.2f}" for g in numbers.tolist()]
+
+
+def _legend(ax: Axes, colours: Sequence[str], names: Sequence[str], with_labels: bool) -> None:
     """In the empty corner: which colour is which component, and what the lines are."""
     from matplotlib.axes import Axes as Panel
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], color="black", label="mixture")]
+    lines: list[Line2D] = []
     if len(set(colours)) > 1:
-        lines = [
-            Line2D([], [], color=colour, label=f"no. {k}: weight {share:.2f}")
-            for k, (share, colour) in enumerate(zip(mixture.weights.tolist(), colours, strict=True))
-        ] + lines
+        told = dict(zip(names, colours, strict=True))  # once for all components of a cluster
+        lines = [Line2D([], [], color=told[name], label=name) for name in told]
+    lines.append(Line2D([], [], color="black", label="mixture"))
     if with_labels:
         below = next(p for p in ax.child_axes[1:] if isinstance(p, Panel))
         dots, _ = below.get_legend_handles_labels()

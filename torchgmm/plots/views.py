@@ -74,8 +74,8 @@ def plane_view(
 
     Args:
         mixture: of at least two features.
-        plane: two numbers of features, or a matrix `(2, D)`; its two features, or the leading
-            principal axes where it has more, if not given.
+        plane: two numbers of features, a matrix `(2, D)`, or a projection onto two `axes`; the
+            mixture's two features, or the leading principal axes of more, if not given.
         names: of the features.
     """
     d = features(mixture)
@@ -85,6 +85,12 @@ def plane_view(
         axes = principal_axes(mixture, 2)
         centre = axes @ (mixture.weights.double() @ mixture.means.double())
         return _view(mixture, axes, centre, ("1st principal axis", "2nd principal axis"))
+    if hasattr(plane, "axes"):
+        axes = as_tensor(plane.axes).to(device=mixture.device, dtype=_F64)
+        if tuple(axes.shape) != (2, d):
+            raise InputError(f"a plane has axes of shape {(2, d)}, got {tuple(axes.shape)}")
+        centre = axes @ as_tensor(plane.mean).to(axes)
+        return _view(mixture, axes, centre, ("1st axis", "2nd axis"))
     return _chosen(mixture, (0, 1) if plane is None else plane, 2, names)
 
 

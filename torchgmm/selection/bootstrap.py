@@ -8,6 +8,7 @@ rows from the fitted mixture of K, both fits again, and so on.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +17,17 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..collective import alone
 from ..covariance import Family, as_family
 from ..data import ArraySource, Block, Checked, as_source
 from ..data.base import join
-from ..errors import InputError, TorchGMMError
-from ..kernels import as_kernel, full_precision
+from ..errors import ConvergenceWarning, InputError, TorchGMMError
+from ..fitting import EM, BatchResult, Rescue, Status, Tolerance, fit
 from ..mixture import GaussianMixture
 from ..mixture.drawing import draw
-from ..parameters import Parameters, from_moments
+from ..parameters import Parameters
 from ..seeding import Seeding
-from .starts import Centres, Sample, Split, hollow
+from .starts import Sample, Split, hollow
 
 __all__ = ["BootstrapTest", "bootstrap_test"]
 
@@ -110,7 +112,7 @@ def bootstrap_test(
 
     Example:
         >>> import torch, torchgmm as tg
-        >>> x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+        >>> x = torch.randn(300, 2, generator=torch.Generator().manual_seed(1))
         >>> x[150:] += 5
         >>> tests = [tg.bootstrap_test(x, k, n_replicates=19, generator=0) for k in (1, 2)]
         >>> tests[0].p_value, tests[1].p_value > 0.05
@@ -144,7 +146,7 @@ def bootstrap_test(
             )
     statistic = float(2 * len(x) * (alternative.level - null.level))
     ratios = []
-    truth = _one(null.parameters, 0)
+    truth = null.parameters[0]
     for rows in _drawn(truth, len(x), n_replicates, drawn):
         low, high = fits.pair(rows, k, truth)
         ratios.append(2 * len(x) * (high.level - low.level))
@@ -157,7 +159,7 @@ def bootstrap_test(
             f"{int(replicates.isnan().sum())} of {n_replicates} replicates have no sound fit: give "
             "a simpler family, fewer components or a larger reg_covar"
         )
-    made = (GaussianMixture.from_parameters(_one(p.parameters, 0)) for p in (null, alternative))
+    made = (GaussianMixture.from_parameters(p.parameters[0]) for p in (null, alternative))
     return BootstrapTest(statistic, replicates, *made)
 
 
@@ -193,15 +195,17 @@ class _Fits:
         """The best sound end, of each batch entry, from k-means and other starts."""
         samples = [Sample(Block(rows, None, 0), self.generator) for rows in x]
         for _ in range(self.n_init):
-            centres = [Centres(sample.fresh(k)) for sample in samples]
+            centres = [sample.fresh(k, self.family) for sample in samples]
             starts = [*starts, self._started(x, k, centres)]
         n = len(starts)
         ends = self._climb(x.repeat(n, 1, 1), _joined(starts), samples * n)
         best = ends.level.view(n, -1).argmax(0) * len(x) + torch.arange(len(x), device=x.device)
-        return _Ends(_some(ends.parameters, best), ends.level[best])
+        return _Ends(ends.parameters[best], ends.level[best])
 
     def _split(self, x: Tensor, ends: _Ends, k: int) -> Parameters:
-        return self._started(x, k, [Split(_one(ends.parameters, b)) for b in range(len(x))])
+        units = [Sample(Block(rows, None, 0), self.generator).unit(self.family) for rows in x]
+        splits = [Split(ends.parameters[b], unit) for b, unit in enumerate(units)]
+        return self._started(x, k, splits)
 
     def _started(self, x: Tensor, k: int, seedings: list[Any]) -> Parameters:
         made = (
@@ -215,34 +219,35 @@ class _Fits:
             return seeding(source, k, self.family, self.floor, self.generator)
         except (TorchGMMError, ArithmeticError):  # a start that is none: never the best end
             d = source.n_features
-            nothing = torch.full(
-                (k, d), math.nan, dtype=torch.float64, device=source.first().x.device
-            )
+            device = source.first().x.device
+            nothing = torch.full((k, d), math.nan, dtype=torch.float64, device=device)
             scale = nothing.new_full(self.family.scale_shape(k, d), math.nan)
             return Parameters(nothing[:, 0], nothing, scale, self.family)
 
-    def _climb(self, x: Tensor, p: Parameters, samples: list[Sample]) -> _Ends:
-        """EM of all fits together; those that have ended leave the batch."""
-        kernel = as_kernel("auto")
-        done, level = p, p.means.new_full((len(x),), -math.inf)
-        active = p.means.isfinite().flatten(1).all(1).nonzero().flatten()
-        for step in range(self.max_iter + 1):
-            if not len(active):
-                break
-            now = _some(done, active)
-            with full_precision(x.device):
-                moments = kernel.accumulate(x[active], None, now)
-            rises = moments.mean_log_prob - level[active]
-            after, hopeless = from_moments(moments, self.family, self.floor)
-            level[active] = torch.where(hopeless.any(-1), -math.inf, moments.mean_log_prob)
-            level[active] = torch.nan_to_num(level[active], nan=-math.inf)
-            goes = (rises > self.tol) & level[active].isfinite() & (step < self.max_iter)
-            done = _put(done, active[goes], _some(after, goes.nonzero().flatten()))
-            active = active[goes]
-        for b in level.isfinite().nonzero().flatten().tolist():
-            if hollow(_one(done, b), self.floor, samples[b].covariance()):
-                level[b] = -math.inf
-        return _Ends(done, level)
+    def _climb(self, x: Tensor, start: Parameters, samples: list[Sample]) -> _Ends:
+        """All fits together, as one batch of mixtures."""
+        level = x.new_full((len(x),), -math.inf)
+        sound = start.means.isfinite().flatten(1).all(1).nonzero().flatten()
+        if not len(sound):
+            return _Ends(start, level)
+        k, d = start.means.shape[1:]
+        mixture = GaussianMixture(
+            k, d, self.family, batch_shape=(len(sound),), dtype=x.dtype, device=x.device
+        )
+        # replaced components would be other fits than those that the test is about
+        as_it_is = Rescue(empty="keep", collapsed="keep")
+        method = EM(self.max_iter, reg_covar=self.floor, rescue=as_it_is)
+        with warnings.catch_warnings(), alone():  # every process makes the whole test
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            result = fit(mixture, x[sound], method, init=start[sound], stop=Tolerance(self.tol))
+        assert isinstance(result, BatchResult)
+        ends = start.put(sound, result.parameters)
+        levels, statuses = result.levels.tolist(), result.statuses
+        for b, own, status in zip(sound.tolist(), levels, statuses, strict=True):
+            failed = status in (Status.SINGULAR, Status.DIVERGED)
+            if not failed and not hollow(ends[b], self.floor, samples[b].covariance()):
+                level[b] = own
+        return _Ends(ends, level)
 
 
 def _in_memory(data: Any, device: Any) -> Tensor:
@@ -273,28 +278,8 @@ def _drawn(
         yield rows.to(truth.means.device)
 
 
-# batches of parameters ---------------------------------------------------------------------------
-
-
-def _one(p: Parameters, b: int) -> Parameters:
-    return p.map(lambda t: t[b])
-
-
-def _some(p: Parameters, index: Tensor) -> Parameters:
-    return p.map(lambda t: t[index])
-
-
 def _repeated(p: Parameters, count: int) -> Parameters:
     return p.map(lambda t: t.expand(count, *t.shape))
-
-
-def _put(p: Parameters, index: Tensor, new: Parameters) -> Parameters:
-    return Parameters(
-        p.logits.index_copy(0, index, new.logits),
-        p.means.index_copy(0, index, new.means),
-        p.scale.index_copy(0, index, new.scale),
-        p.family,
-    )
 
 
 def _joined(parts: list[Parameters]) -> Parameters:

@@ -22,7 +22,7 @@ from ..seeding import Seeding
 from .criteria import CRITERIA, Evidence, check_criterion, evidence, n_parameters
 from .parts import Part
 from .result import Candidate, Selection, best_of
-from .starts import Centres, Sample, Split, hollow
+from .starts import Sample, Split, hollow
 
 __all__ = ["select"]
 
@@ -51,10 +51,11 @@ def select(
 
     Every fit has two starts, and the better end counts: k-means, which runs on one sample of the
     rows for all families, and the mixture of the number before with its widest component split.
-    Either alone was found to miss what the other finds. A family is left when the criterion has
-    not improved for `patience` numbers of components in a row. Fits with a component that has no
-    spread of its own in some direction are no candidates, as in mclust (Fraley & Raftery 2002):
-    their likelihood is that of the floor.
+    Either alone was found to miss what the other finds. Families that have a variance for every
+    feature do both in units of the standard deviations, so that units do not change the choice. A
+    family is left when the criterion has not improved for `patience` numbers of components in a
+    row. Fits with a component that has no spread of its own in some direction are no candidates, as
+    in mclust (Fraley & Raftery 2002): their likelihood is that of the floor.
 
     | criterion | judges | better |
     |---|---|---|
@@ -210,11 +211,11 @@ class _Search:
         """The best sound fit from every start."""
         if len(sample.block.x) < k:
             raise InputError(f"{len(sample.block.x)} row(s) cannot be fitted with {k} components")
-        starts: list[Seeding] = [Centres(sample.centres(k))]
-        starts += [Centres(sample.fresh(k)) for _ in range(self.n_init - 1)]
+        starts: list[Seeding] = [sample.centres(k, family)]
+        starts += [sample.fresh(k, family) for _ in range(self.n_init - 1)]
         before = chains.get(fold)
         if before is not None and k <= 2 * before.n_components:
-            starts.append(Split(before))
+            starts.append(Split(before, sample.unit(family)))
         sound, why = [], ""
         for start in starts:
             try:

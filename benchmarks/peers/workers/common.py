@@ -8,6 +8,7 @@ and the parameters there. Nothing of the project under test is imported here.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import platform
 import resource
@@ -25,6 +26,7 @@ import numpy as np
 __all__ = [
     "Answer",
     "Clock",
+    "DeviceMemory",
     "Job",
     "Start",
     "UnsupportedError",
@@ -58,13 +60,33 @@ class Start(NamedTuple):
 
 @dataclass
 class Clock:
-    """Times of steps: a hook in the system's own loop calls `stamp` once per step."""
+    """Times of steps: a hook in the system's own loop calls `stamp` once per step.
+
+    On a GPU the stamps are events in its own queue, so that nothing waits for the clock.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    gpu: bool = False
     _last: float | None = None
+    _events: list[Any] = field(default_factory=list)
+
+    def read(self) -> list[float]:
+        """The seconds of every step."""
+        if self._events:
+            self._events[-1].synchronize()
+            pairs = zip(self._events, self._events[1:], strict=False)
+            self.seconds = [a.elapsed_time(b) / 1000 for a, b in pairs]
+        return self.seconds
 
     def stamp(self) -> None:
         """One more step begins (and the one before is over)."""
+        if self.gpu:
+            import torch
+
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
+            return
         now = time.perf_counter()
         if self._last is not None:
             self.seconds.append(now - self._last)
@@ -89,6 +111,12 @@ class Job:
     threads: int
     limit_seconds: float
     options: dict[str, Any]
+    device: str = "cpu"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it runs on one."""
+        return self.device != "cpu"
 
     def load_rows(self) -> np.ndarray:
         """The rows in the dtype of the computation, `(N, D)`."""
@@ -159,18 +187,21 @@ def measure(worker: Worker, job: Job, folder: Path) -> dict[str, Any]:
     """The result of one job; its parameters are left in the folder."""
     x = job.load_rows()
     start = job.load_start()
+    if job.gpu:
+        _emptied()
     _warm_up(worker, job, x, start)
     before = _memory("VmRSS")
     _reset_peak()
+    memory = DeviceMemory(job)
     answers, seconds, note = [], [], ""
     if job.kind == "steps":
-        clock = Clock()
+        clock = Clock(gpu=job.gpu)
         began = time.perf_counter()
         model = worker.steps(job, x, start, clock)
         total = time.perf_counter() - began
         answers.append(worker.answer(job, model))
         note = worker.note(model)
-        seconds = clock.seconds
+        seconds = clock.read()
     else:
         for seed in range(job.repeats):
             began = time.perf_counter()
@@ -192,6 +223,7 @@ def measure(worker: Worker, job: Job, folder: Path) -> dict[str, Any]:
         "rss_before_mb": before,
         "note": note,
         "peak_mb": _memory("VmHWM"),
+        **memory.read(),
         "versions": _versions(worker.packages),
     }
 
@@ -199,9 +231,11 @@ def measure(worker: Worker, job: Job, folder: Path) -> dict[str, Any]:
 def _warm_up(worker: Worker, job: Job, x: np.ndarray, start: Start) -> None:
     """Once on a few rows: the first call of anything loads libraries and makes pools of threads."""
     few = x[: max(1024, 4 * job.n_components)].copy()
+    if job.gpu:  # kernels are compiled and chosen by size there
+        few = x
     try:
         if job.kind == "steps":
-            worker.steps(replace(job, steps=2), few, start, Clock())
+            worker.steps(replace(job, steps=2), few, start, Clock(gpu=job.gpu))
         else:
             worker.fit(replace(job, max_iter=2), few, 0)
     except UnsupportedError:
@@ -209,6 +243,38 @@ def _warm_up(worker: Worker, job: Job, x: np.ndarray, start: Start) -> None:
     except Exception as error:
         # so few rows may be too few for some systems; the rows that count come next
         print(f"warm-up: {type(error).__name__}: {error}")
+
+
+def _emptied() -> None:
+    """Give back what the job before left on the device."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+class DeviceMemory:
+    """Megabytes of a GPU that torch's allocator gave out: at most, and of that the rows."""
+
+    def __init__(self, job: Job) -> None:
+        self._rows = None
+        if job.gpu:
+            import torch
+
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            on_host = job.options.get("rows") == "host"
+            shape = np.load(job.rows, mmap_mode="r").shape
+            self._rows = 0 if on_host else shape[0] * shape[1] * np.dtype(job.dtype).itemsize
+
+    def read(self) -> dict[str, float]:
+        """Both figures, under the names of those of the process; nothing without a GPU."""
+        if self._rows is None:
+            return {}
+        import torch
+
+        most = torch.cuda.max_memory_allocated() / 2**20
+        return {"peak_mb": most, "rss_before_mb": self._rows / 2**20}
 
 
 def _reset_peak() -> None:

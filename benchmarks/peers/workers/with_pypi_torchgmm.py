@@ -21,7 +21,7 @@ from torchgmm.bayes.core import cholesky_precision
 from torchgmm.bayes.gmm.lightning_module import GaussianMixtureLightningModule
 from torchgmm.bayes.gmm.model import GaussianMixtureModel, GaussianMixtureModelConfig
 
-NAMES = {"full": "full", "diagonal": "diag", "tied": "tied"}
+NAMES = {"full": "full", "diagonal": "diag", "tied": "tied", "spherical": "spherical"}
 
 
 class PypiTorchgmm(Worker):
@@ -72,12 +72,12 @@ class PypiTorchgmm(Worker):
         fitted, n_steps = model
         # In float64: its own `covariances` would invert once more in float32.
         factor = fitted.precisions_cholesky.double()
-        if job.family == "diagonal":
+        if job.family in ("diagonal", "spherical"):
             covariances = factor.square().reciprocal()
         else:
             covariances = torch.linalg.inv(factor @ factor.mT)
         found = (fitted.component_probs, fitted.means, covariances)
-        return Answer(*(t.detach().double().numpy() for t in found), n_steps)
+        return Answer(*(t.detach().double().cpu().numpy() for t in found), n_steps)
 
 
 def _estimator(job: Job, max_iter: int, tol: float) -> GaussianMixture:
@@ -90,7 +90,7 @@ def _estimator(job: Job, max_iter: int, tol: float) -> GaussianMixture:
         covariance_regularization=job.reg_covar,
         trainer_params={
             "max_epochs": max_iter,
-            "accelerator": "cpu",
+            "accelerator": "gpu" if job.gpu else "cpu",
             "enable_progress_bar": False,
             "enable_checkpointing": False,
             "enable_model_summary": False,

@@ -17,7 +17,7 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # read when SciPy is imported; without it n
 import sklearn
 from sklearn.mixture import GaussianMixture
 
-NAMES = {"full": "full", "diagonal": "diag", "tied": "tied"}
+NAMES = {"full": "full", "diagonal": "diag", "tied": "tied", "spherical": "spherical"}
 
 
 class ScikitLearn(Worker):
@@ -26,7 +26,7 @@ class ScikitLearn(Worker):
     packages = ("scikit-learn", "scipy", "torch")
 
     def steps(self, job: Job, x: np.ndarray, start: Start, clock: Clock) -> Any:
-        if job.family == "diagonal":
+        if job.family in ("diagonal", "spherical"):
             precisions = 1 / start.covariances
         else:
             precisions = np.linalg.inv(start.covariances)
@@ -62,7 +62,7 @@ class ScikitLearn(Worker):
 
     def answer(self, job: Job, model: Any) -> Answer:
         found = (model.weights_, model.means_, model.covariances_)
-        return Answer(*(np.asarray(a, dtype=np.float64) for a in found), model.n_iter_)
+        return Answer(*(_on_host(a) for a in found), model.n_iter_)
 
 
 def _as(job: Job, array: np.ndarray) -> Any:
@@ -70,7 +70,12 @@ def _as(job: Job, array: np.ndarray) -> Any:
         return array
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.ascontiguousarray(array)).to(job.device)
+
+
+def _on_host(array: Any) -> np.ndarray:
+    array = array.cpu() if hasattr(array, "cpu") else array
+    return np.asarray(array, dtype=np.float64)
 
 
 def _fitted(job: Job, model: GaussianMixture, x: np.ndarray) -> GaussianMixture:

@@ -14,7 +14,7 @@ import torch
 from common import Answer, Clock, Job, Start, Worker, hook, main
 from tgmm import GaussianMixture
 
-NAMES = {"full": "full", "diagonal": "diag", "tied": "tied_full"}
+NAMES = {"full": "full", "diagonal": "diag", "tied": "tied_full", "spherical": "spherical"}
 
 
 class Tgmm(Worker):
@@ -24,7 +24,7 @@ class Tgmm(Worker):
 
     def steps(self, job: Job, x: np.ndarray, start: Start, clock: Clock) -> Any:
         dtype = getattr(torch, job.dtype)
-        weights, means, covariances = (torch.from_numpy(a).to(dtype) for a in start)
+        weights, means, covariances = (torch.from_numpy(a).to(job.device, dtype) for a in start)
         model = GaussianMixture(
             job.n_components,
             covariance_type=NAMES[job.family],
@@ -33,11 +33,11 @@ class Tgmm(Worker):
             init_means=means,
             init_weights=weights,
             init_covariances=covariances,
-            device="cpu",
+            device=job.device,
         )
         model._check_convergence = lambda *levels: False
         hook(model, "_e_step", clock)
-        model.fit(torch.from_numpy(x))
+        model.fit(torch.from_numpy(x).to(job.device))
         return model
 
     def fit(self, job: Job, x: np.ndarray, seed: int) -> Any:
@@ -47,15 +47,15 @@ class Tgmm(Worker):
             max_iter=job.max_iter,
             reg_covar=job.reg_covar,
             random_state=seed,
-            device="cpu",
+            device=job.device,
         )
         model._check_convergence = lambda now, before, *rest: abs(now - before) < job.tol
-        model.fit(torch.from_numpy(x))
+        model.fit(torch.from_numpy(x).to(job.device))
         return model
 
     def answer(self, job: Job, model: Any) -> Answer:
         found = (model.weights_, model.means_, model.covariances_)
-        return Answer(*(t.detach().double().numpy() for t in found), model.n_iter_ + 1)
+        return Answer(*(t.detach().double().cpu().numpy() for t in found), model.n_iter_ + 1)
 
 
 if __name__ == "__main__":

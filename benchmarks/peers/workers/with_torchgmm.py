@@ -31,7 +31,7 @@ class Ours(Worker):
     packages = ("torchgmm", "torch")
 
     def steps(self, job: Job, x: np.ndarray, start: Start, clock: Clock) -> Any:
-        tensors = [torch.from_numpy(a) for a in start]
+        tensors = [torch.from_numpy(a).to(job.device) for a in start]
         begin = tg.Parameters.from_covariances(*tensors, job.family)
         method = tg.EM(
             max_iter=job.steps, reg_covar=job.reg_covar, kernel=job.options.get("kernel", "auto")
@@ -39,7 +39,7 @@ class Ours(Worker):
         mixture = _mixture(job)
         result = tg.fit(
             mixture,
-            torch.from_numpy(x),
+            _rows(job, x),
             method,
             init=begin,
             stop=tg.Tolerance(0),
@@ -50,15 +50,13 @@ class Ours(Worker):
     def fit(self, job: Job, x: np.ndarray, seed: int) -> Any:
         method = tg.EM(max_iter=job.max_iter, reg_covar=job.reg_covar)
         mixture = _mixture(job)
-        result = tg.fit(
-            mixture, torch.from_numpy(x), method, stop=tg.Tolerance(job.tol), generator=seed
-        )
+        result = tg.fit(mixture, _rows(job, x), method, stop=tg.Tolerance(job.tol), generator=seed)
         return mixture, result
 
     def answer(self, job: Job, model: Any) -> Answer:
         mixture, result = model
         found = (mixture.weights, mixture.means, mixture.covariances)
-        return Answer(*(t.detach().double().numpy() for t in found), result.n_steps)
+        return Answer(*(t.detach().double().cpu().numpy() for t in found), result.n_steps)
 
     def note(self, model: Any) -> str:
         """The kernels that ran, in their order, each once."""
@@ -73,8 +71,17 @@ def _mixture(job: Job) -> tg.GaussianMixture:
     except InputError as error:
         raise UnsupportedError(str(error)) from error
     return tg.GaussianMixture(
-        job.n_components, covariance=job.family, dtype=getattr(torch, job.dtype)
+        job.n_components,
+        covariance=job.family,
+        dtype=getattr(torch, job.dtype),
+        device=job.device,
     )
+
+
+def _rows(job: Job, x: np.ndarray) -> torch.Tensor:
+    """On the device before the clock starts, unless the way there is what is measured."""
+    rows = torch.from_numpy(x)
+    return rows if job.options.get("rows") == "host" else rows.to(job.device)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What to run first on a machine with a GPU, in the root of a checkout: benchmarks/gpu/first.sh OUT
+# It installs nothing. Needs torch with CUDA, pytest, hypothesis, scipy and scikit-learn.
+set -uo pipefail
+out="${1:?a folder for the results}"
+mkdir -p "$out"
+export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+failed=0
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/gpu.txt"
+python3 -c 'import torch, triton; print("torch", torch.__version__, "triton", triton.__version__)' |
+    tee -a "$out/gpu.txt"
+
+# Right before fast: the contracts of the kernels, on the device. Some five minutes, most of them
+# compiling; a second run takes what the first has compiled.
+timeout 420 python3 -m pytest -q -p no:cacheprovider --device cuda \
+    tests/kernels tests/contracts/test_kernel.py tests/contracts/test_precision.py \
+    tests/data/test_gpu.py 2>&1 | tee "$out/tests.txt" | tail -25 || failed=1
+
+# Then the smallest table, which shows whether everything runs.
+timeout 150 python3 -m benchmarks.peers --out "$out/quick" --device cuda --quick || failed=1
+exit "$failed"

@@ -1,0 +1,174 @@
+"""What the contracts do not see of the fused kernel: its tiles, its slabs, its other precisions."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.cases import Case, drawn
+from torchgmm import EM, GaussianMixture, InputError
+from torchgmm.errors import MissingExtraError
+from torchgmm.kernels import Dense, Triton, as_kernel, base
+from torchgmm.moments import Moments
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+CASE = Case("ragged", 5, 0, 4, 10, k=3, n=300)
+FIELDS = tuple(Moments.__dataclass_fields__)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu_or_interpreted(device):
+    if device.type == "cpu" and torch.cuda.is_available():
+        pytest.skip("runs on the GPU: --device cuda")
+
+
+@pytest.fixture
+def compiled_tiles(monkeypatch):
+    """Tiles as on a GPU, whose kernels still run in the interpreter where there is none."""
+    from torchgmm.kernels import triton_run
+
+    monkeypatch.setattr(triton_run, "interpreted", lambda: False)
+
+
+def agrees(got, expected, rtol=1e-5):
+    for field in FIELDS:
+        a, b = getattr(got, field).cpu(), getattr(expected, field)
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
+
+
+def compare(family, d, k, n, device, batch=(), kernel=None, rtol=1e-5, dtype=torch.float32):
+    p = drawn(family, k, d, batch)
+    g = torch.Generator().manual_seed(0)
+    x = (2 * torch.randn(n, d, generator=g, dtype=torch.float64)).to(dtype)
+    w = torch.rand(n, generator=g, dtype=torch.float64).to(dtype)
+    fused, q = kernel or Triton(), p.to(device=device)
+    agrees(fused.accumulate(x.to(device), w.to(device), q), Dense().accumulate(x, w, p), rtol)
+    scored = fused.log_prob(x.to(device), q).cpu()
+    torch.testing.assert_close(scored, Dense().log_prob(x, p), rtol=rtol, atol=10 * rtol)
+
+
+@pytest.mark.parametrize(
+    ("family", "d", "k", "n"),
+    # rows and components past whole tiles, features past whole steps of a product
+    [("full", 19, 3, 139), ("tied", 70, 3, 33), ("diagonal", 19, 5, 29), ("spherical", 70, 40, 5)],
+)
+def test_tiles_of_a_gpu_give_the_same(family, d, k, n, compiled_tiles, device):
+    compare(family, d, k, n, device)
+
+
+@pytest.mark.parametrize("family", ["diagonal", "full"])
+def test_slabs_and_chunks_add_up(family, monkeypatch, device):
+    from torchgmm.kernels import triton_run
+
+    monkeypatch.setattr(triton_run, "_INTERPRETED_ROWS", 32)
+    monkeypatch.setitem(triton_run._SLAB_ROWS, torch.float32, (32, 64))
+    compare(family, 3, 2, 390, device, batch=(2,), kernel=Triton(budget=8_000))
+
+
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])
+def test_other_precisions_have_names(precision, device):
+    kernel = as_kernel(f"triton:{precision}")
+    assert kernel.ran == f"triton:{precision}"
+    if precision == "bf16" and device.type == "cpu":
+        pytest.skip("the interpreter has no bfloat16 products")
+    # the interpreter knows float32 for both tf32s; on a GPU they keep 10 bits of a product
+    rough = {"tf32x3": 1e-5, "tf32": 1e-2, "bf16": 5e-2}[precision]
+    p = drawn("full", 2, 4, condition=2.0)
+    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    got = kernel.accumulate(x.to(device), None, p.to(device=device))
+    agrees(got, Dense().accumulate(x, None, p), rough)
+
+
+def test_float32_itself_is_what_the_plain_name_means(device):
+    assert as_kernel("triton").ran == "triton"
+    assert as_kernel("triton").precision == "ieee"
+
+
+@pytest.mark.parametrize("kernel", ["triton:fp8", "dense:tf32", "triton:ieee:more"])
+def test_unknown_precisions_are_refused(kernel):
+    with pytest.raises(InputError, match="has no precision"):
+        EM(kernel=kernel)
+
+
+def test_a_matrix_too_large_for_registers_goes_to_dense(device):
+    p = drawn("full", 2, 129)
+    x = torch.randn(40, 129, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    got = Triton().accumulate(x.to(device), None, p.to(device=device))
+    agrees(got, Dense().accumulate(x, None, p), 1e-10)
+
+
+def test_a_fit_by_name_is_the_fit_of_dense(device):
+    x, start = CASE.rows(torch.float32), CASE.start("full")
+    levels = []
+    for kernel, place in (("triton", device), ("dense", torch.device("cpu"))):
+        mixture = GaussianMixture(CASE.k, device=place)
+        result = mixture.fit(x, EM(max_iter=3, kernel=kernel), init=start.to(device=place))
+        assert {step.kernel for step in result.history} == {kernel}
+        levels.append([step.log_likelihood for step in result.history])
+    assert levels[0] == pytest.approx(levels[1], rel=1e-5)
+
+
+def test_rows_on_the_cpu_are_refused_unless_interpreted(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(InputError, match="runs on CUDA devices, the rows are on cpu"):
+        Triton().accumulate(CASE.rows(), None, CASE.start("full"))
+
+
+def test_its_absence_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"gpu"):
+        Triton().accumulate(CASE.rows(), None, CASE.start("full"))
+
+
+def test_auto_leaves_it_alone_on_the_cpu():
+    kernel = as_kernel("auto")
+    kernel.accumulate(CASE.rows(), None, CASE.start("full"))
+    assert kernel.ran != "triton"
+
+
+@pytest.mark.parametrize("shape", [(5, 70), (1, 3), (2, 19, 200)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_soft_max_in_one_launch(shape, dtype, device):
+    from torchgmm.kernels import triton_soft
+
+    g = torch.Generator().manual_seed(0)
+    joint = 30 * torch.randn(*shape, generator=g, dtype=torch.float64)
+    if shape[-2] > 1:
+        joint[..., 0, :] = -torch.inf  # a component of weight zero
+    joint = joint.to(dtype)
+    least = base._LEAST_EXPONENT[dtype]
+    got, log_prob = triton_soft.soft_assign(joint.clone().to(device), least)
+    expected = joint.softmax(-2)
+    torch.testing.assert_close(got.cpu(), expected, rtol=1e-4, atol=1e-30)
+    torch.testing.assert_close(log_prob.cpu(), joint.logsumexp(-2))
+    assert bool((got.cpu()[joint < joint.amax(-2, keepdim=True) - 90] == 0).all()) or least < -90
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_all_products_of_two_coordinates_in_one_launch(batch, device):
+    from torchgmm.kernels import triton_soft
+
+    d, n = 5, 140
+    i, j = torch.triu_indices(d, d, dtype=torch.int32).unbind()
+    phi = torch.zeros(*batch, len(i) + d, n)
+    linear = phi[..., len(i) :, :]
+    linear.copy_(torch.randn(*batch, d, n, generator=torch.Generator().manual_seed(0)))
+    phi, expected = phi.to(device), linear[..., i.long(), :] * linear[..., j.long(), :]
+    triton_soft.multiply(phi[..., len(i) :, :], phi, i.to(device), j.to(device))
+    assert torch.equal(phi[..., : len(i), :].cpu(), expected)
+    assert torch.equal(phi[..., len(i) :, :].cpu(), linear)
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_a_gpu_that_is_not_here():
+    """Triton's compiler and assembler need no device; what does not fit into one they refuse."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu.compile", "--check"],
+        capture_output=True, text=True, timeout=600, env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

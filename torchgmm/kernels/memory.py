@@ -1,0 +1,94 @@
+"""Bytes for the buffers of a chunk: by the device, by what is free there, less after a failure."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from ..errors import MemoryWarning
+
+__all__ = ["chunk_budget", "retried", "spared"]
+
+# Large enough that a launch is worth its time, small enough for a device shared with a network.
+_ON_GPU = 128 * 2**20
+_SHARE = 4  # of the free bytes
+_LEAST = 2**20
+
+# What a device turned out to bear, after it ran out of memory.
+_borne: dict[torch.device, int] = {}
+
+
+def chunk_budget(asked: int | None, usual: int, device: torch.device) -> int:
+    """Bytes of one buffer of a chunk.
+
+    A power of two on a GPU, and the same in every run as long as a quarter of a GiB or two is
+    free there: the size of a chunk decides the order of sums, hence their last digits.
+
+    Args:
+        asked: what the caller wants; that is what it gets.
+        usual: on the CPU.
+        device: where the rows are.
+    """
+    if asked is not None:
+        return min(asked, _borne.get(device, asked))
+    if device.type != "cuda":
+        return min(usual, _borne.get(device, usual))
+    return max(_LEAST, min(_ON_GPU, _borne.get(device, _ON_GPU), _power_of_two(free(device))))
+
+
+def free(device: torch.device) -> int:
+    """Bytes that torch may still take on a CUDA device: free ones, and its own unused ones."""
+    on_device, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return on_device + unused
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(0, (size // _SHARE).bit_length() - 1)
+
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+class _Budgeted(Protocol):
+    def bytes_for(self, x: Tensor) -> int: ...
+
+
+def retried(kernel: _Budgeted, x: Tensor, call: Callable[[], T]) -> T:
+    """What the call gives; out of memory, it is made again with half the kernel's budget.
+
+    What a device turned out to bear is remembered, so that the next call starts there.
+    """
+    while True:
+        try:
+            return call()
+        except torch.OutOfMemoryError:
+            size = kernel.bytes_for(x)
+            if size <= _LEAST:
+                raise
+            _borne[x.device] = size // 2
+        # outside of the handler, which holds the frames and their tensors
+        if x.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"out of memory on {x.device}: chunks have {size // 2**20} MiB and will have half of "
+            "that; what else is on the device leaves no more",
+            MemoryWarning,
+            stacklevel=3,
+        )
+
+
+def spared(method: M) -> M:
+    """A method of a kernel, on rows, that is `retried`."""
+
+    @functools.wraps(method)
+    def again(self: Any, x: Tensor, *arguments: Any) -> Any:
+        return retried(self, x, lambda: method(self, x, *arguments))
+
+    return cast(M, again)

@@ -1,0 +1,44 @@
+"""Launching a Triton kernel: on the device of its tensors, or in the interpreter."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+__all__ = ["Tile", "cells", "interpreted", "launch"]
+
+
+class Tile(NamedTuple):
+    """Sizes of a tile and the warps that share it.
+
+    They decide the order of the sums, so they follow from the sizes alone: tuning at run time
+    would make equal fits differ in the last digits.
+    """
+
+    sizes: tuple[int, ...]  # as the kernel's last arguments: rows first
+    warps: int = 4
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU: `TRITON_INTERPRET=1`."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def cells(total: int, size: int) -> int:
+    """How many tiles of a size cover the total."""
+    return -(-total // size)
+
+
+def launch(
+    kernel: Any, programs: int, device: torch.device, arguments: tuple[Any, ...], tile: Tile
+) -> None:
+    """Run so many programs; constants of a tile follow the other arguments."""
+    flat = (*arguments, *tile.sizes)
+    if interpreted():  # which turns numbers into arrays, and NumPy 2.4 no array into an int
+        flat = tuple(triton.language.constexpr(v) if type(v) is int else v for v in flat)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[(programs,)](*flat, num_warps=tile.warps, num_stages=2)
