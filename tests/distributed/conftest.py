@@ -13,6 +13,8 @@ def everything(folder):
         "gradients": table.parallel_gradients(),
         "levels": table.levels(),
         "disagree": failures.disagree(),
+        "observers": failures.observers(),
+        "drifted": failures.drifted(),
         "cut": resume.cut(folder),
         "within": resume.within(),
         "bad row": failures.bad_row(),

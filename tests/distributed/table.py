@@ -52,6 +52,9 @@ def fits(folder):
         tg.OnlineEM(max_iter=5, batch_size=100, rows_per_step=300), "full", init=APART.start("full")
     )
     table["stream"] = _fit("online", "full", x=lambda: iter(X.split(100)), init="kmeans")
+    table["batches-of-one"] = _fit(
+        tg.OnlineEM(max_iter=1, batch_size=1), "full", x=X[:30], init=APART.start("full")
+    )
     table["drift"] = _fit(tg.OnlineEM(max_iter=1, forget=500), "full", init=APART.start("full"))
     for name, source in sources(folder).items():
         table[f"source-{name}"] = _fit("em", "full", x=source, init="kmeans")
