@@ -181,18 +181,6 @@ class Problem:
         if self.source.stable and not (self.source.own and self.group.size > 1):
             self.watch.state = state
 
-    def only(self, index: Tensor) -> Problem:
-        """The rows of some mixtures of a batch."""
-        assert isinstance(self.source, Groups)
-        return replace(self, source=self.source.only(index))
-
-    def rows_of(self) -> Any:
-        """Where an M-step finds rows again: blocks, or for a batch those of each mixture."""
-        source = self.source
-        if isinstance(source, Groups):
-            return lambda mixture: source.of(mixture).blocks()
-        return source.blocks()
-
     def summed(
         self, moments: Moments | None, rows: int, parameters: Parameters
     ) -> tuple[Moments | None, int]:
@@ -214,6 +202,18 @@ class Problem:
                 "them in another order in some"
             )
         return moments, rows
+
+    def only(self, index: Tensor) -> Problem:
+        """The rows of some mixtures of a batch."""
+        assert isinstance(self.source, Groups)
+        return replace(self, source=self.source.only(index))
+
+    def rows_of(self) -> Any:
+        """Where an M-step finds rows again: blocks, or for a batch those of each mixture."""
+        source = self.source
+        if isinstance(source, Groups):
+            return lambda mixture: source.of(mixture).blocks()
+        return source.blocks()
 
     def blocks(self, position: int) -> Iterator[tuple[int, Block]]:
         """All rows in their own order from `position` on: the position after it, and a block."""

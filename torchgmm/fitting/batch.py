@@ -18,8 +18,7 @@ from ..data import Groups, as_groups
 from ..errors import InputError
 from ..kernels import full_precision
 from ..mixture import GaussianMixture
-from ..mixture.tensors import filled_up
-from ..parameters import Parameters
+from ..parameters import Parameters, filled_up
 from ..seeding import Seeding, Start
 from .base import BatchStep, Method, Problem, State, Status, Step
 from .climb import STALL

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import checks
-from ..collective import ALONE, Group, current, together
+from ..collective import Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
 from ..kernels import full_precision
@@ -107,8 +107,6 @@ def fit(
         if resume is not None or state is not None:
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
         batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
-        if current().size > 1:
-            raise InputError("a batch of mixtures is fitted by one process: use tg.alone()")
         rows = batch.open(data, weights, groups, encoder)
         seeding = _seeding(init, mixture, ALONE)
         return _told(batch.fit(rows, seeding, n_init, _as_generator(generator)), method)

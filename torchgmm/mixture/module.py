@@ -23,9 +23,9 @@ from ..kernels import (
     squared_distances,
 )
 from ..kernels.turns import turns
-from ..parameters import Parameters, stacked
+from ..parameters import Parameters, filled_up, stacked
 from .drawing import Drawing, Estimate
-from .tensors import as_tensor, filled_up
+from .tensors import as_tensor
 
 if TYPE_CHECKING:
     from ..fitting import FitResult
