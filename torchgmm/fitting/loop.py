@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import checks
-from ..collective import Group, current, together
+from ..collective import ALONE, Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
 from ..kernels import full_precision
