@@ -155,7 +155,8 @@ class Run:
         self._levels = np.empty((0, n))  # of the active
         self._top = np.full(n, -math.inf)  # their best, and steps since then
         self._since = np.zeros(n, int)
-        self._course = Course(n)
+        assert isinstance(self.problem.source, Groups)
+        self._course = Course(self.problem.source.counts.numpy())
         self._state: State | None = None
 
     def to_the_end(self) -> BatchResult:

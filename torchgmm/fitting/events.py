@@ -138,10 +138,15 @@ class FitResult:
 
 
 class Course:
-    """How every mixture of a batch came to its end: one entry per step for those it moved."""
+    """How every mixture of a batch came to its end: one entry per step for those it moved.
 
-    def __init__(self, n: int) -> None:
-        self._n = n
+    Args:
+        counts: `(B,)` rows of each mixture; negative where only reading tells.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self._counts, self._n = counts, len(counts)
+        n = self._n
         self._steps: list[tuple[np.ndarray, BatchStep, np.ndarray]] = []
         self.n_steps = np.zeros(n, int)
 
@@ -164,13 +169,14 @@ class Course:
             at = int(np.searchsorted(active, mixture))
             if at < len(active) and active[at] == mixture and sound[at]:
                 level, rescued = float(step.levels[at]), int(step.rescues[at])
-                collapsed, rows = int(step.collapses[at]), step.rows // len(active)
+                collapsed, rows = int(step.collapses[at]), int(self._counts[mixture])
+                rows = step.rows if rows < 0 else rows  # of all, who share them
                 own.append(Step(level, rows, step.seconds, rescued, collapsed, step.kernel))
         return tuple(own)
 
     def merged(self, other: Course, taken: np.ndarray) -> Course:
         """Of the mixtures `taken (B,)` the other's steps, of the rest these."""
-        both = Course(self._n)
+        both = Course(self._counts)
         both.n_steps = np.where(taken, other.n_steps, self.n_steps)
         both._steps = [(a, s, sound & ~taken[a]) for a, s, sound in self._steps]
         both._steps += [(a, s, sound & taken[a]) for a, s, sound in other._steps]
@@ -181,7 +187,7 @@ class Histories(Course):
     """The same of mixtures that were fitted one after the other."""
 
     def __init__(self, each: Sequence[FitResult]) -> None:
-        super().__init__(len(each))
+        super().__init__(np.full(len(each), -1))
         self._each = each
         self.n_steps = np.array([one.n_steps for one in each])
 

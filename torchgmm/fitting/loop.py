@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import checks
-from ..collective import Group, current, together
+from ..collective import ALONE, Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
 from ..kernels import full_precision
@@ -119,7 +119,7 @@ def fit(
         if not method.takes_batches:
             settings = {"stop": stop, "n_init": n_init, "observers": observers}
             return one_by_one(fit, mixture, rows, method, init, drawn, settings)
-        return _told(batch.fit(rows, _seeding(init, mixture, current()), n_init, drawn), method)
+        return _told(batch.fit(rows, _seeding(init, mixture, ALONE), n_init, drawn), method)
     if groups is not None:
         raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()

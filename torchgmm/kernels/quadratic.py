@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..kmeans import one_hot
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import Kernel, register, soft_assign
+from .base import PRECISIONS, Kernel, can_launch, checked_precision, register, soft_assign
 from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
@@ -77,12 +77,19 @@ class Quadratic(Kernel):
     Args:
         budget: bytes of the features and log-probabilities of one chunk. 12 to 24 MiB measured
             best: with fewer rows a chunk is all overhead where there are thousands of features.
+        precision: of the products of float32 rows on a GPU, as `Triton` has them; `ieee` is
+            float32 itself, and what a CPU takes whatever is asked for.
     """
 
     name: ClassVar[str] = "quadratic"
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
 
-    def __init__(self, budget: int | None = None) -> None:
-        self.budget = budget
+    def __init__(self, budget: int | None = None, precision: str = "ieee") -> None:
+        self.budget, self.precision = budget, checked_precision(precision)
+
+    @property
+    def ran(self) -> str:
+        return self.name if self.precision == "ieee" else f"{self.name}:{self.precision}"
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         features = _about_the_middle(parameters, x)
@@ -119,7 +126,10 @@ class Quadratic(Kernel):
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         for dtype in plan.dtypes:
-            found = _sums(plan.features, x, w, dtype, self.bytes_for(x), _LIMITS[x.dtype])
+            exact = dtype != torch.float32 or not can_launch(x.device)
+            precision = "ieee" if exact else self.precision
+            limits, size = _LIMITS[x.dtype], self.bytes_for(x)
+            found = _sums(plan.features, x, w, dtype, size, limits, precision=precision)
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)
@@ -131,7 +141,14 @@ class Quadratic(Kernel):
 class _Chunks:
     """Chunks of rows, loaded one after the other, with a buffer `(*B, K, n)` beside them."""
 
-    def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
+    def __init__(
+        self,
+        features: Features,
+        x: Tensor,
+        dtype: torch.dtype,
+        budget: int,
+        precision: str = "ieee",
+    ) -> None:
         p = features.parameters
         self._features = features
         self._x = x if x.dim() > 2 else x.expand(*features.batch, *x.shape)
@@ -140,11 +157,13 @@ class _Chunks:
         self._shape = (*p.batch_shape, p.n_components)
         numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
         width = numbers * dtype.itemsize
-        # sums over more rows than this wear out in float32
-        most = _MOST_ROWS if dtype == torch.float32 else x.shape[-2]
+        # sums over more rows than this wear out in float32, unless they are made slab by slab
+        wears = dtype == torch.float32 and precision == "ieee"
+        most = _MOST_ROWS if wears else x.shape[-2]
         self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
         like = torch.empty(0, dtype=dtype, device=x.device)
         self.layout: Any = features.layout(self._rows, like)
+        self.layout.precision = precision
         self._joint = like.new_empty(math.prod(self._shape) * self._rows)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
@@ -215,9 +234,10 @@ def _sums(
     budget: int,
     limits: _Limits | None,
     assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
+    precision: str = "ieee",
 ) -> Moments | None:
     """One pass; None where the rows turn out to lie so that `dtype` lost more than `limits`."""
-    work = _Chunks(features, x, dtype, budget)
+    work = _Chunks(features, x, dtype, budget, precision)
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
         r, row_log_prob = assign(joint)
