@@ -95,7 +95,7 @@ def kmeans(
     table, origin = _centred(x, w)
     centres = centres - origin
     some = None if w is None else w[: len(table)]
-    least = tol * _mean(table.double() ** 2, some).mean(-1).expand(len(x))
+    least = tol * _mean(table * table, some).mean(-1).expand(len(x))
     found, active = centres.clone(), torch.arange(len(x), device=x.device)
     for _ in range(max_iter):
         moved = _centroids(table, w, centres)
@@ -191,8 +191,8 @@ def _centred(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
     if len(x) > 1 and x.stride(0) == 0 and (w is None or w.stride(0) == 0):
         table, origin = _centred(x[:1], None if w is None else w[:1])
         return table, origin
-    origin = _mean(x, w).unsqueeze(-2)
-    return (x.double() - origin).to(x.dtype), origin
+    origin = _mean(x, w).unsqueeze(-2).to(x.dtype)  # a number that rows could hold: no digit lost
+    return x - origin, origin.double()
 
 
 def _shared(x: Tensor, each: Tensor) -> bool:
