@@ -272,6 +272,55 @@ def test_cuts_over_rows_and_mixtures_do_not_matter(family, ragged, monkeypatch):
     assert seeded.means.shape == again.means.shape
 
 
+@pytest.mark.parametrize("init", ["kmeans", "labels", "start"])
+def test_many_mixtures_climb_in_parts(init, monkeypatch):
+    x = torch.stack([blobs(60, 2, 2, separation=2.0 + b, seed=b) for b in range(6)])
+    labels = torch.arange(60) % 2 * torch.ones(6, 1, dtype=int)
+    options = {
+        "kmeans": {"generator": 0, "n_init": 2},
+        "labels": {"init": labels},
+        "start": {"init": drawn("full", 2, 2, (2, 3))},
+    }[init]
+
+    def result():
+        mixture = tg.GaussianMixture(2, batch_shape=(2, 3), dtype=torch.float64)
+        return mixture, quiet(mixture, x.view(2, 3, 60, 2), **options)
+
+    _, expected = result()
+    monkeypatch.setattr("torchgmm.fitting.batch._STATISTICS", 8 * (8 + 6) * 4)  # four at once
+    parts, got = result()
+    assert got.statuses == expected.statuses
+    assert got.shape == (2, 3)
+    assert len(got) == 6
+    for one, other in zip(got, expected, strict=True):
+        assert one.n_steps == len(one.history)
+        if init != "kmeans":  # whose draws are those of other mixtures then
+            assert one.n_steps == other.n_steps
+            torch.testing.assert_close(one.parameters.means, other.parameters.means)
+    torch.testing.assert_close(got.levels, expected.levels, rtol=0, atol=0.05)
+    torch.testing.assert_close(parts.means, got.parameters.means.view(2, 3, 2, 2))
+
+
+def test_ctrl_c_in_a_later_part_leaves_the_first_ones_done(monkeypatch):
+    monkeypatch.setattr("torchgmm.fitting.batch._STATISTICS", 1)  # one at a time
+    whole = many()
+    quiet(whole, X, init=near())
+
+    class Third(Observer):
+        calls = 0
+
+        def on_step(self, event):
+            self.calls += event.number == 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+
+    cut = many()
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(X, init=near(), observers=[Third()])
+    torch.testing.assert_close(cut.means[:2], whole.means[:2])
+    assert bool(torch.isfinite(cut.means).all())
+
+
 def test_few_rows_are_filled_up():
     from torchgmm.data import as_groups
 

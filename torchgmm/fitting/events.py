@@ -182,6 +182,17 @@ class Course:
         both._steps += [(a, s, sound & taken[a]) for a, s, sound in other._steps]
         return both
 
+    @staticmethod
+    def joined(parts: Sequence[Course]) -> Course:
+        """Of some mixtures after the others."""
+        both = Course(np.concatenate([one._counts for one in parts]))
+        both.n_steps = np.concatenate([one.n_steps for one in parts])
+        first = 0
+        for one in parts:
+            both._steps += [(active + first, step, sound) for active, step, sound in one._steps]
+            first += one._n
+        return both
+
 
 class Histories(Course):
     """The same of mixtures that were fitted one after the other."""
