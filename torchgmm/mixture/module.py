@@ -49,7 +49,7 @@ class GaussianMixture(Drawing):
         n_components: K.
         n_features: D; left out, it is learnt at the first fit or `load_state_dict`.
         covariance: a family or its name (`families()` lists them).
-        batch_shape: leading axes of independent mixtures.
+        batch_shape: leading axes of independent mixtures, which `fit` takes rows `(*B, N, D)` for.
         dtype: of the tensors; torch's default dtype if not given.
         device: of the tensors.
         generator: for the start of the means, standard normal, where `n_features` is given.
