@@ -109,6 +109,7 @@ class Sample:
     block: Block
     generator: torch.Generator
     _found: dict[tuple[int, bool], Centres] = field(default_factory=dict)
+    _covariance: Tensor | None = None
 
     def centres(self, k: int, family: Family) -> Centres:
         """K centres: the same for all families that see features in the same units."""
@@ -137,6 +138,11 @@ class Sample:
 
     def covariance(self) -> Tensor:
         """Of all rows, `(D, D)`, float64."""
+        if self._covariance is None:
+            self._covariance = self._computed()
+        return self._covariance
+
+    def _computed(self) -> Tensor:
         x = self.block.x.double()
         w = torch.ones(len(x), dtype=x.dtype, device=x.device)
         w = w if self.block.w is None else self.block.w.double()
