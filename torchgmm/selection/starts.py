@@ -133,8 +133,9 @@ class Sample:
         """
         if not _measures(family):
             return torch.ones_like(self.block.x[0], dtype=torch.float64)
-        spread = self.covariance().diagonal().sqrt()
-        return torch.where(spread > 0, spread, 1)
+        x, spread = self.block.x, self.covariance().diagonal().sqrt()
+        rounding = 4 * torch.finfo(x.dtype).eps * x.abs().amax(0).double()
+        return torch.where(spread > rounding, spread, 1)
 
     def covariance(self) -> Tensor:
         """Of all rows, `(D, D)`, float64."""
