@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
+import torchgmm as tg
 from torchgmm.collective import ALONE, alone, current, joining, restarts, together
-from torchgmm.collective.processes import digest
+from torchgmm.collective.processes import Processes, digest
 
 SLURM = {
     "SLURM_JOB_ID": "4711",
@@ -23,6 +24,7 @@ SLURM = {
     ("given", "expected"),
     [
         ({}, None),
+        ({"WORLD_SIZE": "", "RANK": ""}, None),
         ({"WORLD_SIZE": "1", "RANK": "0"}, None),
         ({"WORLD_SIZE": "4"}, None),
         ({"WORLD_SIZE": "4", "RANK": "2"}, {}),
@@ -105,6 +107,35 @@ def test_a_digest_sees_every_bit_and_every_place():
     assert digest([x]) == digest([x.clone()])
     assert digest([x, x[:1]]) != digest([x[:1], x])
     assert 0 <= digest([x]) < 2**48
+
+
+class Late:
+    """A sum whose wait runs out at the moment in which it is done, or has failed."""
+
+    def __init__(self, failure):
+        self.failure = failure
+
+    def wait(self, patience=None):
+        if patience is not None:
+            raise RuntimeError("Operation timed out!")
+        if self.failure:
+            raise RuntimeError(self.failure)
+
+    def is_completed(self):
+        return True
+
+
+def test_what_comes_at_the_last_moment_has_come():
+    assert Processes._done(Late(""), on_cuda=False)
+    with pytest.raises(RuntimeError, match="broke"):
+        Processes._done(Late("it broke"), on_cuda=False)
+
+
+@pytest.mark.parametrize("said", ["", "soon", "-1", "0"])
+def test_a_time_out_is_seconds(said, monkeypatch):
+    monkeypatch.setenv("TORCHGMM_TIMEOUT", said)
+    with pytest.raises(tg.InputError, match="TORCHGMM_TIMEOUT must be seconds above 0"):
+        joining._patience()
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributed import failures, resume, table
+from tests.distributed import failures, questions, resume, table
 from tests.distributed.common import run
 
 
@@ -10,8 +10,12 @@ def everything(folder):
     """What the tests ask; the last thing breaks the job."""
     return {
         "table": table.compare(folder),
+        "gradients": table.parallel_gradients(),
         "levels": table.levels(),
+        "questions": questions.compare(),
         "disagree": failures.disagree(),
+        "observers": failures.observers(),
+        "drifted": failures.drifted(),
         "cut": resume.cut(folder),
         "within": resume.within(),
         "bad row": failures.bad_row(),

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import torchgmm as tg
 from tests.cases import blobs
+from torchgmm.collective import current, together
 from torchgmm.data import OwnRows
 from torchgmm.fitting import Observer
 
@@ -80,6 +81,17 @@ def observers():
     return [told.steps, len([w for w in caught if w.category is tg.ConvergenceWarning])]
 
 
+def solo():
+    """A group of one process."""
+
+    @together
+    def call():
+        result = _mixture().fit(X, EM, generator=0)
+        return [current().size, sum(step.n_bytes for step in result.history)]
+
+    return call()
+
+
 def bad_row():
     """A row of the second process is no number."""
     x = X.clone()
@@ -103,7 +115,7 @@ def killed():
 
 def asleep():
     """The second process does not come back."""
-    return _hurt(lambda: time.sleep(9))
+    return _hurt(lambda: time.sleep(14))
 
 
 def _hurt(do):

@@ -52,6 +52,9 @@ def fits(folder):
         tg.OnlineEM(max_iter=5, batch_size=100, rows_per_step=300), "full", init=APART.start("full")
     )
     table["stream"] = _fit("online", "full", x=lambda: iter(X.split(100)), init="kmeans")
+    table["batches-of-one"] = _fit(
+        tg.OnlineEM(max_iter=1, batch_size=1), "full", x=X[:30], init=APART.start("full")
+    )
     table["drift"] = _fit(tg.OnlineEM(max_iter=1, forget=500), "full", init=APART.start("full"))
     for name, source in sources(folder).items():
         table[f"source-{name}"] = _fit("em", "full", x=source, init="kmeans")
@@ -62,6 +65,9 @@ def fits(folder):
         table[f"own-{name}"] = _fit("em", "full", x=source, init=APART.start("full"))
     table["own-kmeans"] = _fit("em", "full", x=own_rows()["slices"], init="kmeans")
     table["select"] = lambda: _Chosen(tg.select(X, range(1, 5), ["full", "tied"], generator=0))
+    table["select-own"] = lambda: _Chosen(
+        tg.select(own_rows()["uneven"](), [2, 3], "diagonal", generator=0)
+    )
     table["select-cv"] = lambda: _Chosen(
         tg.select(X, [2, 3], "diagonal", "cv", folds=3, weights=W, generator=0)
     )
@@ -134,6 +140,22 @@ def streams():
         "own-lbfgs": _fit(tg.Gradient(optimizer="LBFGS"), "full", x=own, init="kmeans"),
         "own-stream": _fit(online, "full", x=once, init="kmeans"),
     }
+
+
+def parallel_gradients():
+    """The gradient of a mixture under torch's DistributedDataParallel, and of one process."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    gradients = []
+    for wrap in (DistributedDataParallel, lambda module: module):
+        mixture = tg.GaussianMixture.from_parameters(APART.start("full"), dtype=torch.float64)
+        many = wrap is DistributedDataParallel
+        start, stop = (600 * torch.distributed.get_rank(), 600) if many else (0, 1200)
+        module = wrap(mixture)  # kept until its gradients are there
+        loss = -module(X[start : start + stop]).mean()
+        loss.backward()
+        gradients.append([p.grad for p in mixture.parameters()])
+    return max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
 
 
 def levels():

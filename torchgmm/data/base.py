@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ __all__ = [
 # Rows that are mixed with each other before batches are cut: many batches, yet bounded memory.
 _WINDOW_ROWS = 65_536
 _WINDOW_BYTES = 32 * 2**20
+_LOOKED_AT = 64  # rows by which processes find out whether they were given the same
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,14 @@ class Source(ABC):
         Here: all rows are read, and a part of each batch is kept.
         """
         return parts(self.batches(rows, seed=seed, epoch=epoch, skip=skip), rank, world)
+
+    def fingerprint(self) -> str:
+        """What tells these rows from others, by the first of them."""
+        some = self.first().part(0, _LOOKED_AT)
+        digest = hashlib.sha256(some.x.detach().cpu().double().numpy().tobytes())
+        if some.w is not None:
+            digest.update(some.w.detach().cpu().double().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def mine(self, block: Block) -> Block:
         """Of rows that all processes have, those that are this one's to count."""

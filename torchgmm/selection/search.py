@@ -135,6 +135,7 @@ class _Search:
     """What all fits share."""
 
     source: Source
+    n_features: int
     dtype: torch.dtype
     device: torch.device
     generator: torch.Generator
@@ -147,8 +148,8 @@ class _Search:
     group: Group = ALONE
 
     def checked(self, source: Source) -> Checked:
-        dtype = checks.compute_dtype(source.dtype, self.dtype)
-        return Checked(spread(source, self.group), dtype, self.device)
+        rows = spread(source, self.group)
+        return Checked(rows, checks.compute_dtype(rows.dtype, self.dtype), self.device)
 
     def sample(self, most: int) -> Sample:
         size = max(_SAMPLE, 256 * most)
@@ -242,8 +243,7 @@ class _Search:
             )
 
     def _mixture(self, k: int, family: Family) -> GaussianMixture:
-        d = self.source.n_features
-        return GaussianMixture(k, d, family, dtype=self.dtype, device=self.device)
+        return GaussianMixture(k, self.n_features, family, dtype=self.dtype, device=self.device)
 
     def final(self, chosen: Candidate) -> GaussianMixture:
         """The mixture of the candidate; where rows were held out it is fitted to all of them."""
@@ -275,9 +275,10 @@ def _opened(
     drawn = group.same_generator(drawn)
     place = data.device if isinstance(data, torch.Tensor) else torch.device("cpu")
     place = place if device is None else torch.device(device)
-    dtype = checks.compute_dtype(source.dtype, torch.float32)
+    rows = spread(source, group)  # a process that has none of its own learns their width
+    dtype = checks.compute_dtype(rows.dtype, torch.float32)
     cut = int(torch.randint(2**62, (), generator=drawn))
-    return _Search(source, dtype, place, drawn, cut=cut, group=group)
+    return _Search(source, rows.n_features, dtype, place, drawn, cut=cut, group=group)
 
 
 def _counts(n_components: Iterable[int]) -> list[int]:
