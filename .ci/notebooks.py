@@ -5,6 +5,7 @@ after LIMIT seconds. With --write the outputs are stored in the file; without, n
 """
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -35,9 +36,12 @@ async def execute(path: Path, *, write: bool) -> None:
         notebook,
         kernel_manager_class=ThisPython,  # made by the client, hence shut down by it too
         timeout=None,
+        record_timing=False,
         resources={"metadata": {"path": path.parent}},
     )
-    await asyncio.wait_for(client.async_execute(), LIMIT)
+    # matplotlib's choice of the caller is not the notebook's: with Agg its pictures would be lost
+    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    await asyncio.wait_for(client.async_execute(env=env), LIMIT)
     if write:
         nbformat.write(notebook, path)
 

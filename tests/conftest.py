@@ -34,6 +34,9 @@ settings.load_profile("repeatable")
 # The problems here are small: on a busy machine a second thread is waited for, not worked with
 # (measured on two cores with a load of 7: 353 s with two threads, 10 s with one).
 torch.set_num_threads(1)
+# nor do the processes that tests start take more than their part of the cores
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 def pytest_addoption(parser):

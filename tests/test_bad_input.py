@@ -164,9 +164,10 @@ SETTINGS = {
         "tied; the fit has K=2, D=2, full",
     ),
     "a batch of mixtures": (
-        lambda: GaussianMixture(2, 2, batch_shape=(3,)).fit(ROWS),
-        r"fit is of one mixture.*batch of shape \(3,\)",
+        lambda: GaussianMixture(2, 2, batch_shape=(3,)).fit(ROWS.expand(2, *ROWS.shape)),
+        r"do not fit a batch of shape \(3,\).*\(3, 'N', 'D'\)",
     ),
+    "groups of one mixture": (lambda: fit(groups=[0, 1]), "this is one"),
     "current of nothing": (lambda: fit(init="current"), "n_features"),
 }
 

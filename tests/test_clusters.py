@@ -75,9 +75,11 @@ def cross(n=2000, seed=0):
 
 def test_crossed_ellipses_are_one_cluster_each():
     x = cross()
-    chosen = tg.select(x, range(3, 8), "full", generator=0)
-    assert chosen.n_components > 4  # the density wants one Gaussian per arm, and sometimes more
-    found = tg.cluster(chosen.best, x)
+    arms = torch.arange(5).repeat_interleave(2000)  # the density wants one Gaussian for each
+    mixture = tg.GaussianMixture(5, dtype=torch.float64)
+    mixture.fit(x, init=arms)
+    assert float(mixture.bic(x)) < float(tg.select(x, [3], "full", generator=0).best.bic(x))
+    found = tg.cluster(mixture, x)
     assert found.n_clusters == 3
     truth = torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor([4000, 4000, 2000]))
     labels = found.predict(x)
@@ -150,6 +152,17 @@ def test_a_weight_is_so_many_rows_and_zero_is_none():
         other = tg.cluster(mixture, x.repeat_interleave(w, 0), criterion=criterion)
         assert one.joined == other.joined
         assert one.entropy == pytest.approx(other.entropy, rel=1e-10, abs=1e-12)
+
+
+def test_mixed_precision_stays_outside():
+    mixture = mixture_of(k=4, dtype=torch.float32)
+    x = mixture.sample((300,))
+    expected = tg.cluster(mixture, x), tg.calibrate(mixture, x), mixture.mahalanobis(x).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tg.cluster(mixture, x), tg.calibrate(mixture, x), mixture.mahalanobis(x).detach()
+    assert found[0].entropy == expected[0].entropy
+    assert torch.equal(found[1].distance, expected[1].distance)
+    assert torch.equal(found[2], expected[2])
 
 
 def test_a_stream_is_read_once_or_refused():

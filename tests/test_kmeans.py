@@ -139,7 +139,7 @@ def test_the_distance_to_the_nearest_centre_is_right():
 def test_chunks_do_not_matter(monkeypatch):
     x = blobs(1000, 3, k=5, separation=3.0)
     whole, _ = clustered(x, 5)
-    monkeypatch.setattr(room, "_CHUNK_BYTES", 1)  # 256 rows, the least
+    monkeypatch.setattr(room, "_TILE_BYTES", 1)  # 256 rows, the least
     parts, _ = clustered(x, 5)
     torch.testing.assert_close(parts, whole)
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .fitting import VarianceReducedEM as VarianceReducedEM
     from .fitting import fit as fit
     from .mixture import GaussianMixture as GaussianMixture
+    from .mixture import stack as stack
     from .observers import JsonLines as JsonLines
     from .observers import LogLines as LogLines
     from .observers import Progress as Progress
@@ -137,6 +138,7 @@ _ROOM = {
     "save_pca": "reduction",
     "save_state": "checkpoint",
     "select": "selection",
+    "stack": "mixture",
     "surprise": "density",
 }
 __all__ = ["__version__", *_ROOM]

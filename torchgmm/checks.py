@@ -18,6 +18,7 @@ __all__ = [
     "check_weights",
     "compute_dtype",
     "largest_allowed",
+    "numbers_of",
 ]
 
 # Sums of squares of whitened rows must stay finite: (1e15 / sqrt(reg_covar))^2 * rows < 3e38.
@@ -180,3 +181,9 @@ def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
     if not part and not float(w.sum()) > 0:
         raise InputError(f"all {n_rows} weights are zero: nothing is left to fit or score")
     return w
+
+
+def numbers_of(mask: Tensor) -> list[Any]:
+    """Where a mask is true: numbers, or for more than one axis tuples of them."""
+    found = mask.nonzero().tolist()
+    return [place[0] if len(place) == 1 else tuple(place) for place in found]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ConvergenceWarning",
     "EmptyComponentError",
@@ -45,7 +47,7 @@ class NotSizedError(TorchGMMError, RuntimeError):
 class SingularCovarianceError(TorchGMMError, ArithmeticError):
     """A covariance has no spread in some direction and the floor is zero."""
 
-    def __init__(self, components: list[int], floor: float) -> None:
+    def __init__(self, components: list[Any], floor: float) -> None:
         shown = ", ".join(map(str, components[:8])) + (", ..." if len(components) > 8 else "")
         super().__init__(
             f"the rows of component(s) {shown} have no spread in some direction (constant or "
@@ -57,7 +59,7 @@ class SingularCovarianceError(TorchGMMError, ArithmeticError):
 class EmptyComponentError(TorchGMMError, ArithmeticError):
     """A component lost its rows and the policy was to raise."""
 
-    def __init__(self, components: list[int], what: str) -> None:
+    def __init__(self, components: list[Any], what: str) -> None:
         super().__init__(
             f"component(s) {components} {what}: give fewer components, another seed, or let "
             'Rescue(empty="reseed") move them to badly explained rows'

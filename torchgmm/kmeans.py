@@ -1,64 +1,80 @@
-"""k-means on tensors: k-means++ and Lloyd's steps, weighted, in chunks, on the rows' device."""
+"""k-means on tensors: k-means++ and Lloyd's steps, weighted, in chunks, on the rows' device.
+
+Rows are `(N, D)`, or `(B, N, D)` for B data sets at once; these know nothing of each other.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["assign", "kmeans", "kmeans_plus_plus"]
+__all__ = ["assign", "kmeans", "kmeans_plus_plus", "one_hot"]
 
 _CHUNK_BYTES = 32 * 2**20
-_CHUNK_BYTES_ON_GPU = 128 * 2**20  # fewer launches
+_TILE_BYTES = 4 * 2**20  # of distances: they stay in the cache
+_TILE_BYTES_ON_GPU = 128 * 2**20  # a launch, and a look at the labels, want work
+_TINY = torch.finfo(torch.float64).tiny
 
 
 def kmeans_plus_plus(
-    x: Tensor,  # (N, D)
-    w: Tensor | None,  # (N,)
+    x: Tensor,  # (N, D) or (B, N, D)
+    w: Tensor | None,  # (N,) or (B, N)
     n_clusters: int,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
 ) -> Tensor:
     """Spread-out rows as first centres (Arthur & Vassilvitskii 2007), greedily.
 
     Each centre is the best of `2 + log K` candidates drawn with probability proportional to the
     squared distance from the centres so far, as in scikit-learn.
 
+    Args:
+        x: rows.
+        w: row weights.
+        n_clusters: K.
+        generator: what is drawn from; one for all data sets, or one for each.
+
     Returns:
-        `(K, D)` in float64.
+        `(K, D)` or `(B, K, D)` in float64.
     """
-    weight = torch.ones(len(x), dtype=torch.float64, device=x.device) if w is None else w.double()
-    origin = _mean(x, w)
-    table = (x.double() - origin).to(x.dtype)  # small numbers: the products below cancel less
-    norms = (table * table).sum(1)
-    first = _draw(weight, 1, generator)
-    chosen = [first]
-    nearest = _distances(table, table[first], norms).squeeze(1)
+    if x.dim() == 2:
+        return kmeans_plus_plus(x[None], None if w is None else w[None], n_clusters, generator)[0]
+    b, n, _ = x.shape
+    weight = torch.ones(b, n, dtype=torch.float64, device=x.device) if w is None else w.double()
+    table, _ = _centred(x, w)  # small numbers: the products below cancel less
+    norms = (table * table).sum(-1)
+    chosen = [_draw(weight, 1, generator)]
+    nearest = _distances(table, _rows(table, chosen[0]), norms).squeeze(-2)
     n_candidates = 2 + int(math.log(n_clusters))
+    sets = torch.arange(b, device=x.device)
     for _ in range(1, n_clusters):
         candidates = _draw(weight * nearest, n_candidates, generator)
-        distances = torch.minimum(_distances(table, table[candidates], norms), nearest[:, None])
+        distances = _distances(table, _rows(table, candidates), norms)
+        distances = torch.minimum(distances, nearest.unsqueeze(-2))
         if w is None:
-            potential = distances.sum(0, dtype=torch.float64)
+            potential = distances.sum(-1, dtype=torch.float64)
         else:
-            potential = weight @ distances.double()
-        best = potential.argmin()
-        chosen.append(candidates[best : best + 1])
-        nearest = distances[:, best].contiguous()
-    return x[torch.cat(chosen)].double()
+            potential = (distances.double() @ weight.unsqueeze(-1)).squeeze(-1)
+        best = potential.argmin(-1)
+        chosen.append(candidates[sets, best].unsqueeze(-1))
+        nearest = distances[sets, best]
+    return _rows(x, torch.cat(chosen, -1)).double()
 
 
 def kmeans(
-    x: Tensor,  # (N, D)
-    w: Tensor | None,  # (N,)
-    centres: Tensor,  # (K, D)
+    x: Tensor,  # (N, D) or (B, N, D)
+    w: Tensor | None,  # (N,) or (B, N)
+    centres: Tensor,  # (K, D) or (B, K, D)
     *,
     max_iter: int = 100,
     tol: float = 1e-4,
 ) -> Tensor:
-    """Lloyd's steps from given centres until the labels rest or the centres move little.
+    """Lloyd's steps from given centres until they move little.
 
-    A cluster that loses its rows moves to the row that lies farthest from its centre.
+    A cluster that loses its rows moves to the row that lies farthest from its centre. Of several
+    data sets each has its own end, and leaves the computation then.
 
     Args:
         x: rows.
@@ -68,24 +84,30 @@ def kmeans(
         tol: least sum of squared moves of the centres, relative to the mean variance.
 
     Returns:
-        Centres `(K, D)` in float64.
+        Centres `(K, D)` or `(B, K, D)` in float64.
     """
-    origin = _mean(x, w)
-    table = (x.double() - origin).to(x.dtype)
+    if x.dim() == 2:
+        own = None if w is None else w[None]
+        return kmeans(x[None], own, centres[None], max_iter=max_iter, tol=tol)[0]
+    table, origin = _centred(x, w)
     centres = centres - origin
-    spread = _mean(table.double() ** 2, w).mean()
-    before: Tensor | None = None
+    some = None if w is None else w[: len(table)]
+    least = tol * _mean(table.double() ** 2, some).mean(-1).expand(len(x))
+    found, active = centres.clone(), torch.arange(len(x), device=x.device)
     for _ in range(max_iter):
-        labels, distances = assign(table, centres)
-        if before is not None and torch.equal(before, labels):
-            break
-        before = labels
-        moved = _centroids(table, w, labels, distances, centres)
-        shift = ((moved - centres) ** 2).sum()
+        moved = _centroids(table, w, centres)
+        goes_on = ((moved - centres) ** 2).sum((-2, -1)) > least
         centres = moved
-        if float(shift) <= tol * float(spread):
-            break
-    return centres + origin
+        if not bool(goes_on.all()):
+            found[active] = centres
+            if not bool(goes_on.any()):
+                break
+            active, centres, least = active[goes_on], centres[goes_on], least[goes_on]
+            table = table if _shared(table, goes_on) else table[goes_on]
+            w = None if w is None else w[goes_on]
+    else:
+        found[active] = centres
+    return found + origin
 
 
 def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,67 +120,133 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     near = (centres.double() - origin.double()).to(x.dtype)
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), dtype=x.dtype, device=x.device)
-    for part in _parts(x, len(centres)):
+    size = max(256, _CHUNK_BYTES // (8 * max(len(centres), x.shape[1])))
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
         rows = x[part] - origin
-        distance = _distances(rows, near)
+        cross = torch.addmm((rows * rows).sum(1, keepdim=True), rows, near.mT, alpha=-2)
+        distance = cross.add_((near * near).sum(1)).clamp_min_(0)
         torch.min(distance, dim=1, out=(distances[part], labels[part]))
     return labels, distances
 
 
-def _centroids(
-    x: Tensor, w: Tensor | None, labels: Tensor, distances: Tensor, old: Tensor
-) -> Tensor:
-    n_clusters = len(old)
-    total = torch.zeros(n_clusters, dtype=torch.float64, device=x.device)
-    sums = torch.zeros(n_clusters, x.shape[1], dtype=torch.float64, device=x.device)
-    for part in _parts(x, n_clusters):
+def one_hot(gaps: Tensor) -> Tensor:
+    """1 where `gaps (..., K, n)`, at least 0, are 0 over K (of several the first), 0 elsewhere.
+
+    Overwrites them. By arithmetic, which is several times as fast as comparing.
+    """
+    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
+    member = gaps.clamp_(max=least).mul_(-1 / least).add_(1)
+    if not bool((member.sum(-2) == 1).all()):
+        member *= member.cumsum(-2) == 1
+    return member
+
+
+def _centroids(x: Tensor, w: Tensor | None, old: Tensor) -> Tensor:
+    """Means of the rows nearest to each of the old centres, `(B, K, D)`."""
+    b, k, d = old.shape
+    total = torch.zeros(b, k, dtype=torch.float64, device=x.device)
+    sums = torch.zeros(b, k, d, dtype=torch.float64, device=x.device)
+    near = old.to(x.dtype)
+    norms = (near * near).sum(-1, keepdim=True)
+    for sets, part in _tiles(b, x.shape[1], k, x):
+        rows = x[:, part] if _shared(x, old) else x[sets, part]
+        distances = _products(norms[sets], near[sets], rows)
+        member = one_hot(distances.sub_(distances.amin(-2, keepdim=True)))
+        if w is not None:
+            member *= w[sets, part].to(x.dtype).unsqueeze(-2)
         # a product with the one-hot labels: deterministic on a GPU too, where index_add is not
-        own = labels[part, None]
-        member = x.new_zeros(len(own), n_clusters)
-        if w is None:
-            member.scatter_(1, own, 1.0)
-        else:
-            member.scatter_(1, own, w[part, None].to(x.dtype))
-        total += member.sum(0).double()
-        sums += (member.mT @ x[part]).double()
+        total[sets] += member.sum(-1).double()
+        flat = member.reshape(len(rows), -1, member.shape[-1])
+        sums[sets] += (flat @ rows).double().view(*member.shape[:2], d)
+    centres = sums / total.clamp_min(_TINY).unsqueeze(-1)
     empty = total <= 0
-    centres = sums / total.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    if bool(empty.any()):
-        reach = distances if w is None else distances * (w > 0)
-        moved = empty.nonzero().squeeze(1)[: len(x)]  # more clusters than rows: the rest stay
-        centres[empty] = old[empty]
-        centres[moved] = x[reach.topk(len(moved)).indices].double()
+    for one in empty.any(-1).nonzero().flatten().tolist():
+        own = None if w is None else w[one]
+        rows = x[0] if _shared(x, old) else x[one]
+        centres[one] = _refilled(rows, own, centres[one], old[one], empty[one])
     return centres
 
 
-def _distances(x: Tensor, centres: Tensor, norms: Tensor | None = None) -> Tensor:
-    """Squared distances `(N, K)`; `norms (N,)` are the squared lengths of the rows, if known."""
-    norms = (x * x).sum(1) if norms is None else norms
-    cross = torch.addmm(norms.unsqueeze(1), x, centres.mT, alpha=-2)
-    return cross.add_((centres * centres).sum(1)).clamp_min_(0)
+def _refilled(x: Tensor, w: Tensor | None, centres: Tensor, old: Tensor, empty: Tensor) -> Tensor:
+    _, distances = assign(x, old)
+    reach = distances if w is None else distances * (w > 0)
+    moved = empty.nonzero().squeeze(1)[: len(x)]  # more clusters than rows: the rest stay
+    centres = torch.where(empty.unsqueeze(-1), old, centres)
+    centres[moved] = x[reach.topk(len(moved)).indices].double()
+    return centres
 
 
-def _draw(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` row numbers with probability proportional to `weight (N,)`, with replacement.
+def _distances(x: Tensor, centres: Tensor, norms: Tensor) -> Tensor:
+    """Squared distances `(B, K, N)`; `norms (B, N)` are the squared lengths of the rows."""
+    cross = _products((centres * centres).sum(-1, keepdim=True), centres, x)
+    return cross.add_(norms.unsqueeze(-2)).clamp_min_(0)
+
+
+def _centred(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows about their mean, and that mean `(B, 1, D)`; once, where all data sets are one."""
+    if len(x) > 1 and x.stride(0) == 0 and (w is None or w.stride(0) == 0):
+        table, origin = _centred(x[:1], None if w is None else w[:1])
+        return table, origin
+    origin = _mean(x, w).unsqueeze(-2)
+    return (x.double() - origin).to(x.dtype), origin
+
+
+def _shared(x: Tensor, each: Tensor) -> bool:
+    """Whether rows `(1, N, D)` stand for all data sets."""
+    return len(x) == 1 < len(each)
+
+
+def _products(norms: Tensor, centres: Tensor, x: Tensor) -> Tensor:
+    """`norms - 2 c x (B, K, N)` for `norms (B, K, 1)`, centres `(B, K, D)`, `x (B, N, D)`."""
+    if not _shared(x, centres):
+        return torch.baddbmm(norms, centres, x.mT, alpha=-2)
+    b, k, d = centres.shape
+    flat = torch.addmm(norms.reshape(-1, 1), centres.reshape(-1, d), x[0].mT, alpha=-2)
+    return flat.view(b, k, -1)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows `index (B, C)` of `x (B, N, D)`."""
+    if _shared(x, index):
+        return x[0][index]
+    return x[torch.arange(len(x), device=x.device).unsqueeze(-1), index]
+
+
+def _draw(
+    weight: Tensor, count: int, generator: torch.Generator | Sequence[torch.Generator]
+) -> Tensor:
+    """`count` row numbers with probability proportional to `weight (B, N)`, with replacement.
 
     By inverting the cumulative sum: torch.multinomial stops at 2^24 rows.
     """
-    cumulative = weight.cumsum(0)
-    if not float(cumulative[-1]) > 0:  # all rows lie on a centre already
-        cumulative = torch.ones_like(weight).cumsum(0)
-    at = torch.rand(count, generator=generator, dtype=torch.float64).to(weight.device)
-    return torch.searchsorted(cumulative, at * cumulative[-1], right=True).clamp_max(
-        len(weight) - 1
-    )
+    cumulative = weight.cumsum(-1)
+    nothing = ~(cumulative[:, -1] > 0)  # all rows lie on a centre already
+    if bool(nothing.any()):
+        cumulative[nothing] = torch.ones_like(weight[nothing]).cumsum(-1)
+    b, n = weight.shape
+    if isinstance(generator, torch.Generator):
+        at = torch.rand(b, count, generator=generator, dtype=torch.float64)
+    else:
+        each = [torch.rand(count, generator=g, dtype=torch.float64) for g in generator]
+        at = torch.stack(each)
+    at = at.to(weight.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, at, right=True).clamp_max(n - 1)
 
 
 def _mean(x: Tensor, w: Tensor | None) -> Tensor:
     if w is None:
-        return x.double().mean(0) if x.dtype == torch.float64 else x.mean(0, dtype=torch.float64)
-    return (w.double() @ x.double()) / w.double().sum()
+        return x.mean(-2, dtype=torch.float64)
+    weight = w.double()
+    total = weight.sum(-1, keepdim=True)
+    return (weight.unsqueeze(-2) @ x.double()).squeeze(-2) / total
 
 
-def _parts(x: Tensor, n_clusters: int) -> list[slice]:
-    size = _CHUNK_BYTES_ON_GPU if x.is_cuda else _CHUNK_BYTES
-    rows = max(256, size // (8 * max(n_clusters, x.shape[1])))
-    return [slice(start, start + rows) for start in range(0, len(x), rows)]
+def _tiles(b: int, n: int, k: int, x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of the data sets and of their rows, whose distances fit the cache together."""
+    most = (_TILE_BYTES_ON_GPU if x.is_cuda else _TILE_BYTES) // (k * x.element_size())
+    rows = min(n, max(256, most))
+    sets = max(1, most // rows)
+    for first in range(0, b, sets):
+        for start in range(0, n, rows):
+            yield slice(first, first + sets), slice(start, start + rows)

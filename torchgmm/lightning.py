@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from . import checks
 from .errors import InputError, MissingExtraError, NotSizedError
 from .fitting import FitResult, Method, fit
+from .fitting.optimizers import optimizer_class
 from .mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class MixtureModule(LightningModule):
 
     Args:
         mixture: trained in place; its `n_features` must be known.
-        optimizer: the name of one in `torch.optim`, or a class.
+        optimizer: a class of torch.optim, its name, or the path of another, "package.Class".
         lr: its learning rate.
         rows: rows `(n, D)` from a batch; the batch itself, or the first of its members where it
             is a tuple or a list, if not given.
@@ -226,7 +227,7 @@ class MixtureModule(LightningModule):
         if not mixture.is_sized:
             raise NotSizedError(type(self).__name__)
         self.mixture = mixture
-        self._make = _optimizer(optimizer)
+        self._make = optimizer_class(optimizer)
         self._options = {"lr": lr, **options}
         self._rows = rows or _first
 
@@ -258,17 +259,6 @@ class MixtureModule(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The one that was asked for."""
         return self._make(self.parameters(), **self._options)
-
-
-def _optimizer(wanted: Any) -> Callable[..., torch.optim.Optimizer]:
-    found = getattr(torch.optim, wanted, None) if isinstance(wanted, str) else wanted
-    if isinstance(found, type) and issubclass(found, torch.optim.Optimizer):
-        return found
-    known = (n for n, c in vars(torch.optim).items() if isinstance(c, type) and n != "Optimizer")
-    raise InputError(
-        f"optimizer must be a class or the name of one in torch.optim "
-        f"({', '.join(sorted(known))}), got {wanted!r}"
-    )
 
 
 def _first(batch: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +55,25 @@ class Moments:
 
     __rmul__ = __mul__
 
+    def __getitem__(self, index: Any) -> Moments:
+        """Those of some mixtures of a batch."""
+        return Moments(*(getattr(self, name)[index] for name in _FIELDS))
+
+    def put(self, index: Any, other: Moments) -> Moments:
+        """With those of the mixtures at `index` of the leading axis replaced by others."""
+        return Moments(*(getattr(self, f).index_put((index,), getattr(other, f)) for f in _FIELDS))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Moments:
+        """The same moments with every tensor passed through `change`."""
+        return Moments(*(change(getattr(self, name)) for name in _FIELDS))
+
+    @staticmethod
+    def cat(parts: Sequence[Moments]) -> Moments:
+        """Those of several batches of mixtures one after the other, along the first axis."""
+        if len(parts) == 1:
+            return parts[0]
+        return Moments(*(torch.cat([getattr(m, name) for m in parts]) for name in _FIELDS))
+
     @property
     def mean_log_prob(self) -> Tensor:
         """Mean log-probability per unit of weight, nats, `(*B,)`."""
@@ -65,3 +86,12 @@ class Moments:
         if math.isfinite(float(torch.stack([t.sum() for t in sums]).sum())):
             return True
         return all(bool(torch.isfinite(t).all()) for t in sums)
+
+    def finite(self) -> Tensor:
+        """The same for each mixture of a batch `(B,)`."""
+        sums = (self.weight, self.first, self.second, self.log_prob)
+        flat = [torch.isfinite(t).reshape(len(t), -1).all(-1) for t in sums]
+        return torch.stack(flat).all(0)
+
+
+_FIELDS = ("weight", "first", "second", "log_prob", "rows", "frame")

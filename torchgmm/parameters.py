@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from .covariance import Family, as_family
 from .errors import InputError
 from .moments import Moments
 
-__all__ = ["Parameters", "from_moments", "to_moments"]
+__all__ = ["Parameters", "filled_up", "from_moments", "stacked", "to_moments", "without_absent"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,23 @@ class Parameters:
     def log_weights(self) -> Tensor:
         """`log pi (*B, K)`, normalised."""
         return self.logits.log_softmax(-1)
+
+    def __getitem__(self, index: Any) -> Parameters:
+        """One mixture, or some, of a batch: `index` is of the leading axes."""
+        if not self.batch_shape:
+            raise InputError("this is one mixture: only a batch of mixtures is indexed")
+        # an Ellipsis would reach the axes of the components
+        full = (*index, ...) if isinstance(index, tuple) else (index, ...)
+        return self.map(lambda t: t[full])
+
+    def put(self, index: Any, other: Parameters) -> Parameters:
+        """With the mixtures at `index` of the leading axis replaced by others."""
+        return Parameters(
+            self.logits.index_put((index,), other.logits),
+            self.means.index_put((index,), other.means),
+            self.scale.index_put((index,), other.scale),
+            self.family,
+        )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Parameters:
         """The same mixture with every tensor passed through `change`."""
@@ -105,6 +124,38 @@ class Parameters:
                 f"and a sum of {float(total.flatten()[(total - 1).abs().argmax()]):g}"
             )
         return cls(weights.log(), means, family.from_covariances(covariances, d), family)
+
+
+def stacked(each: Sequence[Parameters]) -> Parameters:
+    """Several mixtures of one kind as a batch `(B, ...)`."""
+    return Parameters(
+        torch.stack([p.logits for p in each]),
+        torch.stack([p.means for p in each]),
+        torch.stack([p.scale for p in each]),
+        each[0].family,
+    )
+
+
+def filled_up(p: Parameters, n_components: int) -> Parameters:
+    """The same densities with more components, of weight 0: in a batch these are none."""
+    more = n_components - p.n_components
+    if not more:
+        return p
+    logits = torch.nn.functional.pad(p.logits, (0, more), value=-math.inf)
+    means = torch.cat([p.means, *[p.means[..., :1, :]] * more], -2)
+    axis = -1 - p.family.n_axes
+    first = p.scale.narrow(axis, 0, 1)
+    scale = p.scale if p.family.tied else torch.cat([p.scale, *[first] * more], axis)
+    return Parameters(logits, means, scale, p.family)
+
+
+def without_absent(p: Parameters) -> Parameters:
+    """One mixture without its components of weight 0: the inverse of `filled_up`."""
+    present = p.logits > -math.inf
+    if bool(present.all()):
+        return p
+    scale = p.scale if p.family.tied else p.scale[present]
+    return Parameters(p.logits[present], p.means[present], scale, p.family)
 
 
 def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:

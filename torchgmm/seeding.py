@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import numbers_of
 from .covariance import Family
-from .data import Block, Source, uniform
+from .data import Block, Groups, Source, uniform
 from .errors import InputError, SingularCovarianceError
-from .kernels import GivenSums, labelled_sums, weighted_sums
+from .kernels import GivenSums, labelled_sums, nearest_moments, weighted_sums
 from .kmeans import assign, kmeans, kmeans_plus_plus
 from .moments import Moments
-from .parameters import Parameters, from_moments
+from .parameters import Parameters, from_moments, stacked
 
 __all__ = [
     "KMeans",
@@ -27,6 +29,8 @@ __all__ = [
     "Seeding",
     "Start",
     "as_seeding",
+    "at_centres",
+    "child",
     "first_parameters",
     "maximum",
     "nearest_sums",
@@ -34,6 +38,25 @@ __all__ = [
 
 # rows at a time where responsibilities or labels are made on the way: memory O(rows * K)
 _CHUNK = 8192
+
+
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def child(generator: torch.Generator, *, first: bool) -> torch.Generator:
+    """The generator of one of several runs: its start is the same, one by one or side by side.
+
+    The first run is what a single one would be.
+    """
+    own = torch.Generator()
+    if first:
+        own.set_state(generator.get_state())
+        return own
+    return own.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
+def _one_each(generator: Generators, n: int) -> Sequence[torch.Generator]:
+    return [generator] * n if isinstance(generator, torch.Generator) else generator
 
 
 class Seeding(ABC):
@@ -49,6 +72,22 @@ class Seeding(ABC):
         generator: torch.Generator,  # on the CPU, whatever the device of the rows
     ) -> Parameters:
         """Parameters in float64 on the device of the rows."""
+
+    def batch(
+        self,
+        source: Groups,
+        n_components: int,
+        family: Family,
+        floor: float,
+        generator: Generators,
+    ) -> Parameters:
+        """Parameters `(B, ...)` of B mixtures. Here: one after the other.
+
+        With a generator for each, a start is what it would be alone, to rounding.
+        """
+        drawn = _one_each(generator, source.n_groups)
+        each = [self(source.of(b), n_components, family, floor, g) for b, g in enumerate(drawn)]
+        return stacked(each)
 
 
 @dataclass(frozen=True)
@@ -81,6 +120,33 @@ class KMeans(Seeding):
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
         sums = nearest_sums(_all_rows(source, block), centres, family).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
+
+    def batch(
+        self,
+        source: Groups,
+        n_components: int,
+        family: Family,
+        floor: float,
+        generator: Generators,
+    ) -> Parameters:
+        if type(self).__call__ is not KMeans.__call__:  # another start than this makes
+            return super().batch(source, n_components, family, floor, generator)
+        size = max(self.max_rows or max(256 * n_components, 16_384), n_components)
+        found: Tensor | None = None
+        one = generator if isinstance(generator, torch.Generator) else generator[0]
+        for block in source.samples(size, one):
+            assert block.groups is not None
+            drawn = generator
+            if not isinstance(drawn, torch.Generator):
+                drawn = [drawn[g] for g in block.groups.tolist()]
+            centres = kmeans_plus_plus(block.x, block.w, n_components, drawn)
+            if self.lloyd:
+                centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
+            if found is None:
+                found = centres.new_empty(source.n_groups, *centres.shape[1:])
+            found[block.groups.to(found.device)] = centres
+        assert found is not None
+        return at_centres(source, found, family, floor)
 
 
 @dataclass(frozen=True)
@@ -204,6 +270,29 @@ class Labels(Seeding):
         sums = labelled_sums(source.blocks(), centres, family, known).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
+    def batch(
+        self,
+        source: Groups,
+        n_components: int,
+        family: Family,
+        floor: float,
+        generator: Generators,
+    ) -> Parameters:
+        given, b = self.labels, source.n_groups
+        if isinstance(given, (Tensor, np.ndarray)) and given.ndim > 1:
+            given = given.reshape(-1, given.shape[-1])
+        if len(given) != b or (isinstance(given, (Tensor, np.ndarray)) and given.ndim == 1):
+            raise InputError(
+                f"labels of a batch of {b} mixtures are one table or list of {b} rows of labels, "
+                f"got {len(given)}"
+            )
+        drawn = _one_each(generator, b)
+        each = [
+            Labels(own)(source.of(g), n_components, family, floor, drawn[g])
+            for g, own in enumerate(given)
+        ]
+        return stacked(each)
+
 
 @dataclass(frozen=True)
 class Start(Seeding):
@@ -230,6 +319,24 @@ class Start(Seeding):
                 f"has K={n_components}, D={source.n_features}, {family.name}"
             )
         return p
+
+    def batch(
+        self,
+        source: Groups,
+        n_components: int,
+        family: Family,
+        floor: float,
+        generator: Generators,
+    ) -> Parameters:
+        one = generator if isinstance(generator, torch.Generator) else generator[0]
+        p = self(source, n_components, family, floor, one)
+        b = source.n_groups
+        if not p.batch_shape:
+            return p.map(lambda t: t.expand(b, *t.shape).clone())
+        if p.batch_shape.numel() != b:
+            raise InputError(f"a start of {p.batch_shape.numel()} mixtures is none for {b}")
+        axes = len(p.batch_shape)
+        return p.map(lambda t: t.reshape(b, *t.shape[axes:]))
 
 
 _SEEDINGS: Mapping[str, Seeding] = {
@@ -286,18 +393,47 @@ def nearest_sums(blocks: Iterable[Block], centres: Tensor, family: Family) -> Gi
     return labelled_sums(blocks, centres, family, lambda block: assign(block.x, centres)[0])
 
 
+def at_centres(source: Groups, centres: Tensor, family: Family, floor: float) -> Parameters:
+    """Parameters `(B, ...)` of rows that each belong to the nearest of `centres (B, K, D)`."""
+    total: Moments | None = None
+    for block in source.blocks():
+        if block.groups is None:
+            part = nearest_moments(block.x, block.w, centres, family)
+            total = part if total is None else total + part
+            continue
+        where = block.groups.to(centres.device)
+        part = nearest_moments(block.x, block.w, centres[where], family)
+        if total is None:
+            total = _nothing(centres, family)
+        total = total.put(where, total[where] + part)
+    if total is None:
+        raise InputError("the source gave no rows of positive weight")
+    counts = source.counts.to(centres.device)
+    unit = torch.where(counts > 0, total.rows / counts.clamp_min(1), 1.0).unsqueeze(-1)
+    return first_parameters(total, family, floor, unit)
+
+
+def _nothing(frame: Tensor, family: Family) -> Moments:
+    b, k, d = frame.shape
+    second = frame.new_zeros(b, *family.scale_shape(k, d))
+    zero = frame.new_zeros(b)
+    return Moments(frame.new_zeros(b, k), torch.zeros_like(frame), second, zero, zero, frame)
+
+
 def first_parameters(
-    moments: Moments, family: Family, floor: float, unit: float = 1.0
+    moments: Moments, family: Family, floor: float, unit: float | Tensor = 1.0
 ) -> Parameters:
     """M-step of a start: a component with too few rows for a covariance borrows the pooled one.
 
-    `unit` is what one row weighs on average.
+    `unit` is what one row weighs on average; `(B, 1)` for a batch.
     """
     if not family.tied:
         wanted = family.min_rows(moments.frame.shape[-1]) * unit
         lack = (wanted - moments.weight).clamp_min(0)
-        pooled = family.pooled(moments) / moments.weight.sum()
-        second = moments.second + lack.reshape(-1, *[1] * family.n_axes) * pooled
+        axes = [1] * family.n_axes
+        total = moments.weight.sum(-1, keepdim=True)
+        pooled = family.pooled(moments) / total.reshape(*total.shape, *axes)
+        second = moments.second + lack.reshape(*lack.shape, *axes) * pooled
         moments = Moments(
             moments.weight + lack,
             moments.first,
@@ -313,5 +449,5 @@ def maximum(moments: Moments, family: Family, floor: float) -> Parameters:
     """The M-step of a start; a covariance without spread and floor is an error."""
     parameters, hopeless = from_moments(moments, family, floor)
     if bool(hopeless.any()):
-        raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
+        raise SingularCovarianceError(numbers_of(hopeless), floor)
     return parameters

@@ -176,6 +176,8 @@ ERRORS = [  # words after `plot FILE`, exit status, what the line says
     ("fit", ["ellipses", "--features", "0", "--out", "a.png"], 1, "at least two features"),
     ("fit", ["ellipses", "--features", "0,1,2", "--out", "a.png"], 1, "numbers of two features"),
     ("fit", ["pairs", "--features", "1,1", "--out", "a.png"], 1, "not different ones"),
+    ("fit", ["pairs", "--plane", "discriminant", "--out", "a.png"], 2, "only ellipses, density"),
+    ("fit", ["--plane", "principal", "--features", "0,1", "--out", "a.png"], 2, "three or more"),
     ("fit", ["--names", "a,b", "--out", "a.png"], 2, "2 names for 4 features"),
     ("fit", ["patches", "--shape", "3,3", "--out", "a.png"], 2, "no image of 4 pixels"),
     ("fit", ["--size", "8", "--out", "a.png"], 2, "--size 8: give two numbers"),
@@ -213,3 +215,38 @@ def test_a_json_file_of_something_else_is_refused(tmp_path, capsys):
         words = ["plot", str(tmp_path / "a.json"), "--out", str(tmp_path / "a.png")]
         assert main(words) == 1
         assert said in capsys.readouterr().err
+
+
+def test_the_plane_may_be_that_in_which_components_differ(runs, tmp_path, heard, capsys):
+    words = ["plot", str(runs / "fit"), "ellipses", "--out", str(tmp_path / "a.png"), "--plane"]
+    assert main([*words, "principal"]) == 0
+    assert heard["ellipses"][1]["plane"] is None
+    assert main([*words, "discriminant"]) == 0
+    (mixture, ax), options = heard["ellipses"]
+    expected = tg.discriminant(mixture).axes
+    np.testing.assert_allclose(options["plane"].axes, expected, rtol=1e-12)
+    assert ax.get_xlabel() == "1st axis"
+
+
+def test_weights_of_the_rows_go_along(folder, tmp_path, rows, heard, capsys):
+    np.save(tmp_path / "w.npy", np.arange(100) % 3.0)
+    words = ["--data", str(folder / "rows.npy"), "--data.weights", str(tmp_path / "w.npy")]
+    mixture, out = str(folder / "fitted" / "mixture.safetensors"), str(tmp_path / "a.png")
+    assert main(["plot", mixture, "pairs", *words, "--out", out]) == 0
+    _, options = heard["pairs"]
+    np.testing.assert_array_equal(options["rows"], rows[np.arange(100) % 3 > 0])
+    np.testing.assert_array_equal(options["weights"], [1, 2] * 33)
+
+
+def test_principal_components_are_named(folder, tmp_path, heard, capsys):
+    rows, out = str(folder / "rows.npy"), str(tmp_path / "fit")
+    seen = ["--data", "Principal", "--data.rows", rows]
+    words = [*seen, "--data.n_components", "2", *K2, "--picture", "none", "--out", out]
+    assert main(["fit", *words]) == 0
+    seen += ["--data.axes", f"{out}/pca.safetensors"]
+    assert main(["plot", out, "ellipses", *seen, "--out", str(tmp_path / "a.png")]) == 0
+    (_, ax), _ = heard["ellipses"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "principal component 1",
+        "principal component 2",
+    )

@@ -21,6 +21,7 @@ from torchgmm.data import (
     ShardSource,
     as_source,
 )
+from torchgmm.data.base import join
 from torchgmm.kernels import as_kernel
 
 N, D = 700, 3
@@ -285,6 +286,33 @@ def test_batches_depend_on_seed_and_epoch_only(source):
     for seed, epoch in ((1, 1), (2, 0)):
         other = list(source.batches(50, seed=seed, epoch=epoch))
         assert not torch.equal(first[0].numbers(), other[0].numbers())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 20])  # 20: more than files, row groups or blocks
+def test_shares_of_processes_are_all_rows_each_once(source, data, world):
+    shares = [list(source.share(rank, world)) for rank in range(world)]
+    numbers = assert_rows_of(data, [b for share in shares for b in share if len(b.x)])
+    assert torch.equal(numbers.sort().values, torch.arange(N))
+    sizes = [sum(len(b.x) for b in share) for share in shares]
+    # by so much where whole files are spared, and a row for every block where all are read
+    assert max(sizes) - min(sizes) <= 0.1 * N / world + len(list(source.blocks()))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("rows", [2, 100])
+def test_shares_of_batches_are_the_batches(source, data, world, rows):
+    batches = list(source.batches(rows, seed=1, epoch=0))
+    shares = [
+        list(source.share_of_batches(rows, rank, world, seed=1, epoch=0)) for rank in range(world)
+    ]
+    for batch, *parts in zip(batches, *shares, strict=True):
+        assert {part.whole for part in parts} == {int((batch.w > 0).sum())}
+        assert max(len(part.x) for part in parts) <= len(batch.x) // world + 1
+        found = join([part for part in parts if len(part.x)])
+        assert torch.equal(found.numbers(), batch.numbers())
+        assert_rows_of(data, [found])
+    part = list(source.share_of_batches(rows, 1, world, seed=1, epoch=0, skip=3))
+    assert [len(b.x) for b in part] == [len(b.x) for b in shares[1][3:]]
 
 
 def test_batches_mix_distant_rows(source):

@@ -28,7 +28,7 @@ def run(task, world, folder, *args, patience=PATIENCE):
         process.start()
     try:
         for process in processes:
-            process.join(patience)
+            process.join(PATIENCE)
             assert process.exitcode is not None, "the processes hang"
     finally:
         for process in processes:
@@ -71,4 +71,4 @@ def distance(one, other):
         (one.means, other.means),
         (one.scale, other.scale),
     )
-    return max(float((a - b).abs().max()) for a, b in pairs)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)

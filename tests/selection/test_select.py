@@ -198,6 +198,30 @@ def test_a_split_explains_at_least_what_it_was_made_of(family):
     assert after > before + 0.1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_units_have_no_part_where_features_have_variances_of_their_own(family):
+    x = blobs(400, 3, 4, 7.0)
+    unit = torch.tensor([1.0, 30.0, 1000.0], dtype=torch.float64)
+    exact = {"method": tg.EM(max_iter=300, reg_covar=0.0), "patience": None, "generator": 0}
+    one, other = (tg.select(rows, range(1, 7), family, **exact) for rows in (x, x * unit))
+    if family in ("spherical", "tied_spherical"):  # whose components are round in one unit only
+        assert one.curve(family)[1] != pytest.approx(other.curve(family)[1])
+        return
+    shift = 2 * len(x) * float(unit.log().sum())
+    assert one.n_components == other.n_components == 4
+    # the same fits, to where rounding lets them stop
+    assert other.curve(family)[1] == pytest.approx([v + shift for v in one.curve(family)[1]], 1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_columns_may_be_stored_one_after_the_other(family):
+    x = blobs(200, 2, 3, 6.0).numpy()
+    one, other = (
+        tg.select(rows, [1, 2, 3], family, generator=0) for rows in (x, np.asfortranarray(x))
+    )
+    assert one.curve(family)[1] == pytest.approx(other.curve(family)[1], rel=1e-6)
+
+
 def test_hollow_components_are_no_candidates():
     # a tenth of the rows has one and the same second value: a component of no width fits them
     g = torch.Generator().manual_seed(0)

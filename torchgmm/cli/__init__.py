@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def say(line: str) -> None:
     """One line to standard error, whatever line breaks it came with."""
-    print(f"torchgmm: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    number = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    who = f"torchgmm[{number}]" if number else "torchgmm"
+    print(f"{who}: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def _run(words: list[str]) -> int:

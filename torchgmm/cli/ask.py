@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..collective import current, together
 from ..data import Source, as_source
 from ..errors import InputError
 from ..mixture import GaussianMixture
 from ..reduction import load_pca
 from ..store import load
 from . import UsageError
+from .jobs import merged, own_device
 from .outputs import Table, check_table
 from .parsing import add_data, as_recipe, new_parser, parse
 from .record import heaviest, print_table
@@ -29,6 +31,7 @@ _SHOWN = 10  # components
 _NUMBERS = 6  # features of a mean
 
 
+@together
 def score(words: list[str]) -> int:
     """Run `torchgmm score` with these words and give its exit status."""
     parser = _parser(
@@ -49,7 +52,7 @@ def score(words: list[str]) -> int:
         put = None
         if file is not None:
             table = Table(file, (_length(source),), _answers(mixture, source), float("nan"))
-            put = stack.enter_context(table.opened())
+            put = stack.enter_context(merged(table))
         found = score_of(mixture, source, put)
     lines = [
         ("rows", f"{found.rows:,}"),
@@ -59,10 +62,13 @@ def score(words: list[str]) -> int:
     ]
     if found.weight != found.rows:
         lines.insert(1, ("weight", f"{found.weight:,.6g}"))
+    if not current().leads:
+        return 0
     print_table("torchgmm score", [*lines, *_written(file)])
     return 0
 
 
+@together
 def predict(words: list[str]) -> int:
     """Run `torchgmm predict` with these words and give its exit status."""
     parser = _parser(
@@ -92,13 +98,16 @@ def predict(words: list[str]) -> int:
         tables.append(Table(files[1], (n, mixture.n_components), answers, float("nan")))
     counts = torch.zeros(mixture.n_components, dtype=torch.int64)
     with ExitStack() as stack, torch.no_grad():
-        puts = [stack.enter_context(table.opened()) for table in tables]
+        puts = [stack.enter_context(merged(table)) for table in tables]
         for block in present_rows(mixture, source):
             joint = mixture.log_joint(block.x)
             labels = joint.argmax(-1)
             counts += labels.cpu().bincount(minlength=mixture.n_components)
             for put, rows in zip(puts, (labels, joint.softmax(-1)), strict=False):
                 put(block.numbers(), rows)
+    counts = torch.tensor(current().total(*counts.tolist())).long()
+    if not current().leads:
+        return 0
     most = counts.argsort(descending=True, stable=True)[:6].tolist()
     largest = ", ".join(f"no. {k}: {int(counts[k]):,}" for k in most)
     lines = [("rows", f"{int(counts.sum()):,}"), ("most rows", largest)]
@@ -183,7 +192,7 @@ def _parser(command: str, usage: str, description: str, examples: str) -> Argume
 
 def _opened(parser: ArgumentParser, options: object) -> tuple[GaussianMixture, Source]:
     built = parser.instantiate(options)
-    mixture = single(load(built.mixture, device=built.device))
+    mixture = single(load(built.mixture, device=own_device(built.device)))
     return mixture, as_source(as_recipe(built.data, None))
 
 

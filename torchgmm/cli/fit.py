@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checkpoint import Checkpoint, read_checkpoint
-from ..covariance import families
+from ..checkpoint import Checkpoint
+from ..collective import current, together
 from ..data import Recipe, Source, as_source
 from ..errors import InputError
 from ..fitting import Method, Observer, Resumption, Stop
@@ -21,19 +21,18 @@ from ..reduction import PrincipalRows, save_pca
 from ..seeding import Seeding
 from ..store import load, save
 from . import INTERRUPTED, say
-from .outputs import check_folder, replaced
+from .jobs import own_device, own_folder, resumption
+from .options import DTYPES, fit_parser
+from .outputs import replaced
 from .parsing import (
-    add_config,
-    add_data,
     as_recipe,
     config_folder,
     config_text,
     described,
-    new_parser,
     parse,
     use_threads,
 )
-from .pictures import PICTURES, Subject, choose, draw
+from .pictures import Subject, choose, draw
 from .record import Recorder, Report, print_table
 from .scoring import score_of
 
@@ -52,79 +51,6 @@ _MIXTURE, _PCA, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT = (
 )
 
 _GO_ON = "the same command with --resume goes on from there"
-
-_DESCRIPTION = """Fit a Gaussian mixture to rows.
-
-Every option is a setting of a class of the library; a YAML config spells the same settings as
-nested keys, and options after it override them. --print_config shows them all and stops."""
-
-_EXAMPLES = """  torchgmm fit configs/patches.yaml
-  torchgmm fit configs/patches.yaml --method.max_iter=50 --out runs/patches
-  torchgmm fit --data rows.npy --mixture.n_components 5 --out runs/rows
-  torchgmm fit --data rows.csv --data.columns '[height, weight]' --data.weights w.npy \\
-      --mixture.n_components 3 --mixture.covariance tied --mixture.dtype float64 \\
-      --stop RelativeTolerance --stop.tol 1e-7 --n_init 5 --seed 1
-  torchgmm fit configs/faithful.yaml --print_config
-  torchgmm fit runs/patches/config.yaml          the same fit again, bit for bit
-  torchgmm fit configs/patches.yaml --resume     go on where a killed fit stopped, bit for bit
-  torchgmm fit --method.help EM                  the settings of a class
-  torchgmm fit --data Principal --data.rows rows.npy --data.n_components 16 --data.whiten true \\
-      --mixture.n_components 5 --out runs/reduced    a PCA first
-
---out holds mixture.safetensors (torchgmm.load reads it), result.json, picture.png and config.yaml,
-and pca.safetensors (torchgmm.load_pca) where there is one.
-Progress goes to standard error, the table at the end to standard output."""
-
-
-def fit_parser() -> ArgumentParser:
-    """The options of `torchgmm fit`."""
-    parser = new_parser("fit", "[CONFIG] [options]", _DESCRIPTION, _EXAMPLES)
-    add_config(parser)
-    add_data(parser)
-    add = parser.add_argument
-    add("--mixture.n_components", type=int, required=True, help="how many components, K")
-    add("--mixture.covariance", type=str, default="full", help=f"one of {', '.join(families())}")
-    add(
-        "--mixture.dtype", choices=list(_DTYPES), default="float32", help="of the mixture's numbers"
-    )
-    add("--mixture.device", type=str, default="cpu", help="cpu, cuda, cuda:1, ...")
-    add("--method", type=Method, default={"class_path": "EM"}, help="how a step is made")
-    add("--stop", type=Stop, default={"class_path": "Tolerance"}, help="the stopping rule")
-    add(
-        "--init",
-        type=Seeding | str,
-        default="kmeans",
-        help="the start: kmeans, k-means++, random_from_data, random, a seeding class, or a "
-        "mixture file to go on from",
-    )
-    add("--n_init", type=int, default=1, help="runs from different starts; the best is kept")
-    add("--seed", type=int, default=0, help="of everything random: equal seeds, equal fits")
-    add("--threads", type=int | None, default=None, help="CPU threads; torch's choice if not given")
-    add(
-        "--picture",
-        choices=["auto", *PICTURES, "none"],
-        default="auto",
-        help="auto: patches for images, marginals for one feature, else ellipses",
-    )
-    add("--out", type=str | None, default=None, help="folder for what the fit leaves")
-    add(
-        "--checkpoint",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="between two writes of --out/checkpoint.safetensors, also within a step; 0: after "
-        "every step",
-    )
-    add(
-        "--resume",
-        action="store_true",
-        help="go on from --out/checkpoint.safetensors, which a fit that was cut off left; without "
-        "one, start at the start",
-    )
-    return parser
-
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -157,6 +83,7 @@ class Job:
         return _subject(self.recipe, self.source)
 
 
+@together
 def fit(words: list[str]) -> int:
     """Run `torchgmm fit` with these words and give its exit status."""
     began = time.perf_counter()
@@ -168,6 +95,7 @@ def fit(words: list[str]) -> int:
         observers.append(Checkpoint(job.checkpoint_file, job.checkpoint))
     observers.append(Progress())
     result, score = None, None
+    group = current()
     try:
         result = run_fit(
             job.mixture,
@@ -182,6 +110,8 @@ def fit(words: list[str]) -> int:
         )
         score = score_of(job.mixture, job.source)
     except KeyboardInterrupt:
+        if not group.leads:
+            return INTERRUPTED
         if not recorder.steps:
             kept = job.checkpoint_file
             if kept is not None and kept.is_file():
@@ -189,6 +119,8 @@ def fit(words: list[str]) -> int:
             else:
                 say("interrupted before the first step: there is nothing to keep")
             return INTERRUPTED
+    if not group.leads:
+        return 0
     report = Report(
         mixture=job.mixture,
         recorder=recorder,
@@ -199,6 +131,7 @@ def fit(words: list[str]) -> int:
         seconds=time.perf_counter() - began,
         seed=job.seed,
         threads=torch.get_num_threads(),
+        processes=group.size,
     )
     return _finish(job, report)
 
@@ -207,13 +140,13 @@ def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
     """Everything that can go wrong before the work, in the order of its cost."""
     use_threads(options.threads)
     names = [_MIXTURE, _PCA, _RESULT, _PICTURE, _CONFIG, _CHECKPOINT]
-    folder = None if options.out is None else check_folder(options.out, names)
+    folder = own_folder(options.out, names)
     built = parser.instantiate(options)
     mixture = GaussianMixture(
         built.mixture.n_components,
         covariance=built.mixture.covariance,
-        dtype=_DTYPES[built.mixture.dtype],
-        device=built.mixture.device,
+        dtype=DTYPES[built.mixture.dtype],
+        device=own_device(built.mixture.device),
     )
     init = _start(built.init)
     recipe = as_recipe(built.data, config_folder(options))
@@ -231,20 +164,11 @@ def _prepare(parser: ArgumentParser, options: Namespace, began: float) -> Job:
         seed=built.seed,
         picture=picture,
         folder=folder,
-        resume=_resumption(folder) if options.resume else None,
+        resume=resumption(options.out, _CHECKPOINT, asked=options.resume),
         checkpoint=built.checkpoint,
         config=config_text(parser, resolved),
         began=began,
     )
-
-
-def _resumption(folder: Path | None) -> Resumption | None:
-    if folder is None:
-        raise InputError("--resume needs --out, the folder of the fit that was cut off")
-    if (folder / _CHECKPOINT).is_file():
-        return read_checkpoint(folder / _CHECKPOINT)
-    say(f"{folder} holds no {_CHECKPOINT}: the fit starts at the start")
-    return None
 
 
 def _subject(recipe: Recipe, source: Source) -> Subject:
@@ -300,7 +224,7 @@ def _write(job: Job, report: Report, folder: Path, *, with_picture: bool) -> lis
     else:
         (folder / _PCA).unlink(missing_ok=True)  # of an earlier fit
     if with_picture and job.picture != "none":
-        rows = job.source.sample(5000, torch.Generator().manual_seed(0)).x
+        rows = job.source.sample(5000, torch.Generator().manual_seed(0))
         levels = [step.log_likelihood for step in report.recorder.steps]
         with replaced(folder / _PICTURE) as partial:
             draw(job.picture, partial, job.mixture, rows, levels, job.subject)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import plots
+from ..data import Block
 from ..errors import InputError, MissingExtraError
 from ..mixture import GaussianMixture
 
@@ -56,16 +57,26 @@ class Scene:
     Attributes:
         subject: the data.
         rows: some of them, if any.
+        weights: of these, if not all alike.
         labels: a class for each.
         features: which of them, if not all.
+        plane: a projection onto two axes, if neither those nor the principal ones.
         components: how many of the heaviest, if not those that the picture has by itself.
     """
 
     subject: Subject
     rows: Tensor | None = None
+    weights: Tensor | None = None
     labels: Any = None
     features: tuple[int, ...] | None = None
+    plane: Any = None
     components: int | None = None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What pictures in a plane take."""
+        given = {"rows": self.rows, "weights": self.weights, "labels": self.labels}
+        return {**given, "names": self.subject.names}
 
 
 @dataclass(frozen=True)
@@ -92,27 +103,25 @@ class Picture:
 
 
 def _ellipses(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
-    shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.ellipses(mixture, figure.subplots(), plane=it.features, **shown)
+    plots.ellipses(mixture, figure.subplots(), plane=it.features or it.plane, **it.shown)
 
 
 def _density(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
-    shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.density(mixture, figure.subplots(), plane=it.features, **shown)
+    plots.density(mixture, figure.subplots(), plane=it.features or it.plane, **it.shown)
 
 
 def _marginals(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
     d = it.subject.n_features
     chosen = it.features or tuple(range(min(d, _MOST_MARGINALS)))
     axes = _grid(figure, len(chosen))
+    shown: dict[str, Any] = {"rows": it.rows, "weights": it.weights, "names": it.subject.names}
     for feature, ax in zip(chosen, axes, strict=True):
-        plots.marginal(mixture, ax, feature=feature, rows=it.rows, names=it.subject.names)
+        plots.marginal(mixture, ax, feature=feature, **shown)
     axes[0].legend(fontsize="small")
 
 
 def _pairs(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
-    shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.pairs(mixture, figure.subplots(), features=it.features, **shown)
+    plots.pairs(mixture, figure.subplots(), features=it.features, **it.shown)
 
 
 def _spectra(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
@@ -132,7 +141,8 @@ def _is_image(it: Subject) -> bool:
     return it.image_shape is not None or round(it.n_features**0.5) ** 2 == it.n_features
 
 
-_PLANE = frozenset({"rows", "labels", "features"})
+_ROWS = frozenset({"rows", "labels", "features"})
+_PLANE = _ROWS | {"plane"}
 PICTURES: Mapping[str, Picture] = {
     "ellipses": Picture(_ellipses, lambda it: it.n_features >= 2, "at least two features", _PLANE),
     "patches": Picture(
@@ -152,7 +162,7 @@ PICTURES: Mapping[str, Picture] = {
         _pairs,
         lambda it: 2 <= it.n_features <= _MOST_PAIRS,
         f"two to {_MOST_PAIRS} features",
-        _PLANE,
+        _ROWS,
         size=(8, 7.4),
         beside=(12, 7),
         ratio=1.8,
@@ -188,7 +198,7 @@ def draw(
     name: str,
     file: Path,
     mixture: GaussianMixture,
-    rows: Tensor,
+    rows: Block,
     log_likelihoods: Sequence[float],
     subject: Subject,
 ) -> None:
@@ -198,9 +208,9 @@ def draw(
     left, right = figure.subfigures(
         1, 2, width_ratios=[picture.ratio, 1], wspace=0.02, squeeze=False
     )[0]
-    picture.draw(mixture, left, Scene(subject, rows))
+    picture.draw(mixture, left, Scene(subject, rows.x, rows.w))
     plots.history(log_likelihoods, right.subplots())
-    figure.savefig(file, format="png")
+    save_figure(figure, file, ".png")
 
 
 def draw_alone(

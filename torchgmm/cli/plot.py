@@ -50,6 +50,7 @@ Of {_COURSES["criterion"][0]}, which `torchgmm select` leaves:
 _EXAMPLES = """  torchgmm plot runs/faithful/mixture.safetensors --out ellipses.png
   torchgmm plot runs/faithful ellipses --data configs/data/faithful.csv --labels components \\
       --out clusters.svg
+  torchgmm plot runs/rows ellipses --plane discriminant --out apart.png
   torchgmm plot runs/rows pairs --data rows.csv --features height,weight,age --out pairs.pdf
   torchgmm plot runs/rows responsibilities --data rows.npy --labels known.npy --out sure.png
   torchgmm plot runs/patches patches --components 12 --size 6,9 --out patches.png
@@ -86,6 +87,13 @@ def plot_parser() -> ArgumentParser:
         type=list[int | str] | int | str | None,
         default=None,
         help="which features, by number or name: two for ellipses and density, any for others",
+    )
+    add(
+        "--plane",
+        choices=["principal", "discriminant"],
+        default=None,
+        help="of more than two features: the axes of largest variance, which is the default, or "
+        "those along which components differ most",
     )
     add("--names", type=list[str] | str | None, default=None, help="what the features are called")
     add("--components", type=int | None, default=None, help="only so many, the heaviest")

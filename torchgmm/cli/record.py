@@ -68,6 +68,7 @@ class Report:
         seconds: of everything so far.
         seed: of the fit.
         threads: that torch used.
+        processes: that shared the rows.
     """
 
     mixture: GaussianMixture
@@ -79,6 +80,7 @@ class Report:
     seconds: float
     seed: int
     threads: int
+    processes: int = 1
 
     @property
     def status(self) -> str:
@@ -138,9 +140,11 @@ class Report:
                 "seconds": [step.seconds for step in steps],
                 "rows": [step.rows for step in steps],
                 "rescued": [step.rescued for step in steps],
+                "n_bytes": [step.n_bytes for step in steps],
             },
             "kernel": steps[-1].kernel if steps else None,
             "threads": self.threads,
+            "processes": self.processes,
             "versions": {
                 "torchgmm": __version__,
                 "torch": torch.__version__,
@@ -163,6 +167,9 @@ class Report:
             ("seeding", f"{self.recorder.seeding:.3g} s"),
             ("log-likelihood", f"{self.log_likelihood:.6f} nats per row"),
         ]
+        if self.processes > 1 and steps:
+            sent = f"{self.processes}, {steps[-1].n_bytes:,} bytes from each in the last step"
+            table.insert(3, ("processes", sent))
         if self.result is not None and len(self.result.runs) > 1:
             table.append(("runs", "best of " + ", ".join(f"{run:.6f}" for run in self.result.runs)))
         if self.score is not None:

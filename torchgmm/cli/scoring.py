@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..data import Block, Checked, Source
+from ..collective import current
+from ..data import Block, Checked, Source, spread
 from ..mixture import GaussianMixture
 
 __all__ = ["Score", "present_rows", "score_of"]
@@ -46,10 +47,13 @@ class Score:
 
 
 def present_rows(mixture: GaussianMixture, source: Source) -> Iterator[Block]:
-    """The rows of positive weight, checked, where the mixture is and in its arithmetic."""
+    """The rows of positive weight, checked, where the mixture is and in its arithmetic.
+
+    Of several processes each gets its share.
+    """
     checks.check_rows((1, source.n_features), mixture.n_features)
     dtype = checks.compute_dtype(source.dtype, mixture.dtype)
-    for block in Checked(source, dtype, mixture.device).blocks():
+    for block in Checked(spread(source, current()), dtype, mixture.device).blocks():
         for start in range(0, len(block.x), _ROWS):
             yield block.part(start, _ROWS)
 
@@ -70,4 +74,5 @@ def score_of(
         total += float((log_prob.double() * w).sum())
         if put is not None:
             put(block.numbers(), log_prob)
-    return Score(rows, weight, total / weight, mixture.n_parameters)
+    count, weight, total = current().total(rows, weight, total)
+    return Score(int(count), weight, total / weight, mixture.n_parameters)

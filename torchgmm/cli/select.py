@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..collective import current, together
 from ..covariance import families
 from ..data import as_source
-from ..errors import MissingExtraError
 from ..fitting import Method, Stop
 from ..selection import Candidate, Selection
 from ..selection import select as run_select
 from ..selection.criteria import CRITERIA
 from ..store import save
 from . import UsageError, say
-from .outputs import check_folder, replaced
+from .jobs import own_device, own_folder
+from .outputs import replaced
 from .parsing import (
     add_config,
     add_data,
@@ -31,6 +32,7 @@ from .parsing import (
     parse,
     use_threads,
 )
+from .pictures import figure_of, save_figure
 from .record import print_table
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def select_parser() -> ArgumentParser:
     return parser
 
 
+@together
 def select(words: list[str]) -> int:
     """Run `torchgmm select` with these words and give its exit status."""
     began = time.perf_counter()
@@ -101,7 +104,7 @@ def select(words: list[str]) -> int:
     options = parse(parser, words)
     use_threads(options.threads)
     names = [_MIXTURE, _TABLE, _RESULT, _PICTURE, _CONFIG]
-    folder = None if options.out is None else check_folder(options.out, names)
+    folder = own_folder(options.out, names)
     built = parser.instantiate(options)
     recipe = as_recipe(built.data, config_folder(options))
     counts = _counts(built.n_components)
@@ -116,9 +119,11 @@ def select(words: list[str]) -> int:
         patience=built.patience,
         folds=built.folds,
         generator=built.seed,
-        device=built.device,
+        device=own_device(built.device),
         on_candidate=lambda c: _tell(c, built.criterion),
     )
+    if not current().leads:
+        return 0
     written = "nothing: give --out FOLDER"
     if folder is not None:
         resolved = options.clone()
@@ -179,13 +184,9 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _draw(found: Selection, file: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "a picture") from error
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    figure = figure_of((8, 4.8))
     found.plot(figure.add_subplot())
-    figure.savefig(file, format="png", dpi=120)
+    save_figure(figure, file, ".png")
 
 
 def _counts(given: Sequence[int] | int | str) -> list[int]:

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ..errors import InputError
 from .group import ALONE, Group
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def together(call: Callable[P, R]) -> Callable[P, R]:
 
 def restarts() -> int:
     """How often `torchrun --max-restarts` has begun this job anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return _number(os.environ, "TORCHELASTIC_RESTART_COUNT")
 
 
 def _several() -> bool:
@@ -103,13 +104,13 @@ def _several() -> bool:
 
 def _environment(given: Mapping[str, str]) -> dict[str, str] | None:
     """Variables of torch for a job of several processes; None if this is none."""
-    if int(given.get("WORLD_SIZE", "1")) > 1 and "RANK" in given:
+    if _number(given, "WORLD_SIZE") > 1 and "RANK" in given:
         return {}
     # of the step, not of the job: a script that sbatch runs without srun is one process
-    size = int(given.get("SLURM_STEP_NUM_TASKS", "1"))
+    size = _number(given, "SLURM_STEP_NUM_TASKS")
     if size < 2 or "SLURM_PROCID" not in given:
         return None
-    job = int(given.get("SLURM_JOB_ID", "0")) + int(given.get("SLURM_STEP_ID", "0"))
+    job = _number(given, "SLURM_JOB_ID") + _number(given, "SLURM_STEP_ID")
     nodes = given.get("SLURM_STEP_NODELIST") or given.get("SLURM_NODELIST", "localhost")
     found = {
         "WORLD_SIZE": str(size),
@@ -119,6 +120,11 @@ def _environment(given: Mapping[str, str]) -> dict[str, str] | None:
         "MASTER_PORT": str(20_000 + job % 20_000),
     }
     return {name: given.get(name, value) for name, value in found.items()}
+
+
+def _number(given: Mapping[str, str], name: str) -> int:
+    text = given.get(name, "")
+    return int(text) if text.isdecimal() else 0
 
 
 def first_node(nodes: str) -> str:
@@ -142,7 +148,7 @@ def _make_group() -> None:
     if torch.cuda.is_available() and dist.is_nccl_available():
         backend = "cpu:gloo,cuda:nccl"
         # NCCL takes one process for each device
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(_number(os.environ, "LOCAL_RANK") % torch.cuda.device_count())
     # a minute more: who is missing should be said by us, who know
     dist.init_process_group(backend, timeout=timedelta(seconds=_patience() + 60))
     atexit.register(_leave)
@@ -173,4 +179,11 @@ def _telling(group: Processes) -> Iterator[None]:
 
 
 def _patience() -> float:
-    return float(os.environ.get("TORCHGMM_TIMEOUT", _PATIENCE))
+    said = os.environ.get("TORCHGMM_TIMEOUT", str(_PATIENCE))
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise InputError(f"TORCHGMM_TIMEOUT must be seconds above 0, got {said!r}")
+    return seconds

@@ -141,9 +141,9 @@ class Processes(Group):
         try:
             work.wait(_PULSE)
         except RuntimeError:
-            if work.is_completed():  # not late, but broken
-                raise
-            return False
+            if not work.is_completed():
+                return False
+            work.wait()  # broken, which it says again, or done since then
         return True
 
     def _place(self, device: torch.device) -> torch.device:

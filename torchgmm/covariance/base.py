@@ -124,6 +124,14 @@ class Family(ABC):
     def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
         """Second moments of `L z` from those of z, both `(*B, H, ...)`."""
 
+    def packed(self, second: Tensor) -> Tensor:
+        """Second moments without the entries that symmetry tells, `(*B, H, P)`."""
+        return second
+
+    def unpacked(self, packed: Tensor, n_features: int) -> Tensor:
+        """The inverse of `packed`."""
+        return packed
+
     @abstractmethod
     def unit_second(self, weight: Tensor, n_features: int) -> Tensor:
         """Second moments of standard normal vectors of these weights `(*B, K)`, `(*B, H, ...)`."""

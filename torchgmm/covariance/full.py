@@ -109,6 +109,17 @@ class _Matrix(Family):
     def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
         return factor @ whitened @ factor.mT
 
+    def packed(self, second: Tensor) -> Tensor:
+        rows, columns = _lower(second.shape[-1], second.device)
+        return second[..., rows, columns]
+
+    def unpacked(self, packed: Tensor, n_features: int) -> Tensor:
+        rows, columns = _lower(n_features, packed.device)
+        second = packed.new_empty(*packed.shape[:-1], n_features, n_features)
+        second[..., rows, columns] = packed
+        second[..., columns, rows] = packed
+        return second
+
     def unit_second(self, weight: Tensor, n_features: int) -> Tensor:
         eye = torch.eye(n_features, dtype=weight.dtype, device=weight.device)
         return self.pool(weight[..., None, None] * eye, 2)
@@ -121,6 +132,11 @@ class _Matrix(Family):
     def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
         factor, hopeless = linalg.cholesky(self.central(moments), floor)
         return self.unconstrained(factor), hopeless
+
+
+def _lower(size: int, device: torch.device) -> Tensor:
+    """Rows and columns of the lower triangle, `(2, P)`."""
+    return torch.tril_indices(size, size, device=device)
 
 
 @register

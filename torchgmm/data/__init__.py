@@ -9,9 +9,10 @@ from .datasets import DatasetSource
 from .door import as_source
 from .encoder import Encoded
 from .files import read_table, table_suffixes
+from .groups import Groups, SharedGroups, as_groups
 from .loaders import LoaderSource
 from .numbers import scrambled, uniform
-from .recipes import Bundled, Files, ImagePatches, Recipe
+from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey
 from .shards import ShardSource
 from .spread import OwnRows, spread
 
@@ -23,14 +24,18 @@ __all__ = [
     "DatasetSource",
     "Encoded",
     "Files",
+    "Groups",
     "ImagePatches",
     "Indexed",
     "LoaderSource",
     "OwnRows",
     "Recipe",
     "ShardSource",
+    "SharedGroups",
     "Source",
+    "as_groups",
     "as_source",
+    "read_grey",
     "read_table",
     "scrambled",
     "spread",

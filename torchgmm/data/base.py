@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -29,19 +30,27 @@ __all__ = [
 # Rows that are mixed with each other before batches are cut: many batches, yet bounded memory.
 _WINDOW_ROWS = 65_536
 _WINDOW_BYTES = 32 * 2**20
+_LOOKED_AT = 64  # rows by which processes find out whether they were given the same
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows with their weights."""
+    """Some consecutive rows with their weights; or rows of several groups side by side."""
 
-    x: Tensor  # (n, D), row by row or column by column: as it was read
-    w: Tensor | None  # (n,), or None where every weight is 1
+    x: Tensor  # (n, D), or (b, n, D) of b groups; row by row or column by column: as it was read
+    w: Tensor | None  # (n,) or (b, n), or None where every weight is 1
     start: int  # number of the first row in the whole data set
     kept: Tensor | None = None  # (n,) numbers of the rows, counted from start; on the CPU
     number: int = 0  # of the block in its pass, where a reader counts them
     # rows of positive weight in the batch of which other processes have the rest; None: no others
     whole: int | None = None
+    groups: Tensor | None = None  # (b,) whose rows x holds; None: of no group, or of all
+    filled: int | None = None  # how many of the b * n rows there are, where some only fill up
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows it holds."""
+        return self.x.shape[:-1].numel() if self.filled is None else self.filled
 
     def numbers(self) -> Tensor:
         """The numbers of the rows in the whole data set, `(n,)`."""
@@ -150,6 +159,14 @@ class Source(ABC):
         Here: all rows are read, and a part of each batch is kept.
         """
         return parts(self.batches(rows, seed=seed, epoch=epoch, skip=skip), rank, world)
+
+    def fingerprint(self) -> str:
+        """What tells these rows from others, by the first of them."""
+        some = self.first().part(0, _LOOKED_AT)
+        digest = hashlib.sha256(some.x.detach().cpu().double().numpy().tobytes())
+        if some.w is not None:
+            digest.update(some.w.detach().cpu().double().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def mine(self, block: Block) -> Block:
         """Of rows that all processes have, those that are this one's to count."""

@@ -16,7 +16,7 @@ from .arrays import ArraySource
 from .base import Source
 from .shards import open_files
 
-__all__ = ["Bundled", "Files", "ImagePatches", "Recipe"]
+__all__ = ["Bundled", "Files", "ImagePatches", "Recipe", "read_grey"]
 
 
 class Recipe(ABC):
@@ -111,7 +111,7 @@ class ImagePatches(Recipe):
     subtract_mean: bool = True
 
     def source(self) -> Source:
-        grey = _read_grey(self.image)
+        grey = read_grey(self.image)
         check_count("size", self.size)
         if min(grey.shape) < self.size:
             raise InputError(
@@ -149,7 +149,16 @@ def _found(path: str, beside: Path | None) -> str:
     return path
 
 
-def _read_grey(image: str) -> np.ndarray:
+def read_grey(image: str) -> np.ndarray:
+    """A photograph as grey levels `(H, W)` from 0 to 1, float32.
+
+    Args:
+        image: an image file, or `china.jpg` or `flower.jpg`, which scikit-learn ships.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+        InputError: there is no such image.
+    """
     try:
         from PIL import Image
     except ImportError as error:

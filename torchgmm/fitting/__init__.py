@@ -5,13 +5,14 @@ from __future__ import annotations
 from .ascent import GradientState
 from .base import Method, Problem, State, Status, Step, StepSums
 from .em import EM, EMState
-from .events import Event, FitResult, Observer, Resumption, RowsEvent
+from .events import BatchResult, Event, FitResult, Observer, Resumption, RowsEvent
 from .gradient import Gradient
 from .incremental import IncrementalEM, IncrementalState
 from .loop import fit
 from .online import OnlineEM, OnlineState
 from .reduced import ReducedState, VarianceReducedEM
 from .rescue import Rescue
+from .shrunk import ShrunkEM, shrunk
 from .squarem import SQUAREM, SquaremState
 from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
 
@@ -19,6 +20,7 @@ __all__ = [
     "EM",
     "SQUAREM",
     "Aitken",
+    "BatchResult",
     "EMState",
     "Event",
     "FitResult",
@@ -36,6 +38,7 @@ __all__ = [
     "Rescue",
     "Resumption",
     "RowsEvent",
+    "ShrunkEM",
     "SquaremState",
     "State",
     "Status",
@@ -45,4 +48,5 @@ __all__ = [
     "Tolerance",
     "VarianceReducedEM",
     "fit",
+    "shrunk",
 ]

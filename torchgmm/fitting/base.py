@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..checks import check_count, check_floor
 from ..collective import Group
-from ..data import Block, Source
+from ..data import Block, Groups, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
 from ..moments import Moments
@@ -23,6 +23,7 @@ from .processes import in_step, summed
 from .watch import Watch
 
 __all__ = [
+    "BatchStep",
     "Method",
     "Problem",
     "State",
@@ -40,6 +41,7 @@ class Status(Enum):
     BUDGET_SPENT = "the step budget was spent before the stopping rule was met: raise max_iter"
     STALLED = "the log-likelihood has not risen for many steps: more will not help"
     ENDED = "the stream of rows has ended"
+    SINGULAR = "a covariance has lost its spread, and there is no floor: the last good step is kept"
     DIVERGED = "the sums are no longer finite: the last good step is kept; rescale the columns"
 
 
@@ -75,6 +77,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class BatchStep(Step):
+    """One step of a batch of mixtures: of all together, as in `Step`, and of each, on the CPU.
+
+    Attributes:
+        levels: `(B,)` mean log-likelihoods, nats; NaN where sums are not finite.
+        rescues: `(B,)` components replaced.
+        collapses: `(B,)` components at the floor.
+        failed: `(B,)` mixtures with a covariance that has no spread and no floor.
+    """
+
+    levels: Tensor = field(kw_only=True)
+    rescues: Tensor = field(kw_only=True)
+    collapses: Tensor = field(kw_only=True)
+    failed: Tensor | None = field(kw_only=True)
+
+
+@dataclass(frozen=True)
 class StepSums:
     """What the E-steps and M-steps of a step under way add up to, for its report."""
 
@@ -95,9 +114,10 @@ class StepSums:
             weight=self.weight + float(moments.rows),
         )
 
-    def m_step(self, rescued: Tensor, collapsed: int) -> StepSums:
-        """With an M-step: the mask of the components that were replaced; how many collapsed."""
-        return replace(self, rescued=self.rescued + int(rescued.sum()), collapsed=collapsed)
+    def m_step(self, rescued: Tensor, collapsed: Tensor) -> StepSums:
+        """With an M-step: masks of the components that were replaced, and of those collapsed."""
+        replaced = self.rescued + int(rescued.sum())
+        return replace(self, rescued=replaced, collapsed=int(collapsed.sum()))
 
     def step(self, kernel: str, *, last: bool = False) -> Step:
         """The report; its log-likelihood is of every batch before its own M-step."""
@@ -114,16 +134,29 @@ class State:
     Attributes:
         parameters: the mixture, float64.
         step: how many steps were made.
-        rescues: how many components were replaced so far.
+        rescues: how many components were replaced so far; `(B,)` of each mixture of a batch.
         position: blocks or batches of this pass already read.
         sums: of the step under way; empty between two steps.
     """
 
     parameters: Parameters
     step: int = 0
-    rescues: int = 0
+    rescues: Any = 0
     position: int = 0
     sums: StepSums = StepSums()
+
+    def only(self, index: Tensor) -> Self:
+        """That of some mixtures of a batch, between two steps."""
+        tensors = {f.name: _only(getattr(self, f.name), index) for f in fields(self)}
+        return replace(self, **tensors)
+
+
+def _only(value: Any, index: Tensor) -> Any:
+    if isinstance(value, (Tensor, Parameters, Moments)):
+        return value[index]
+    if isinstance(value, tuple):
+        return tuple(_only(part, index) for part in value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -170,6 +203,18 @@ class Problem:
             )
         return moments, rows
 
+    def only(self, index: Tensor) -> Problem:
+        """The rows of some mixtures of a batch."""
+        assert isinstance(self.source, Groups)
+        return replace(self, source=self.source.only(index))
+
+    def rows_of(self) -> Any:
+        """Where an M-step finds rows again: blocks, or for a batch those of each mixture."""
+        source = self.source
+        if isinstance(source, Groups):
+            return lambda mixture: source.of(mixture).blocks()
+        return source.blocks()
+
     def blocks(self, position: int) -> Iterator[tuple[int, Block]]:
         """All rows in their own order from `position` on: the position after it, and a block."""
         for block in self.source.blocks(skip=position):
@@ -212,11 +257,13 @@ class Method(ABC):
     Attributes:
         state_type: the class of its states; those of other methods are refused.
         max_iter: the step budget.
+        takes_batches: whether a step moves all mixtures of a batch.
         reg_covar: the floor, added to the diagonal of every covariance, in squared units of the
             data (scikit-learn's meaning).
     """
 
     state_type: ClassVar[type[State]] = State
+    takes_batches: ClassVar[bool] = False
     max_iter: int
     reg_covar: float
 

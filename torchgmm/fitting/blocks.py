@@ -36,6 +36,11 @@ def require_replay(problem: Problem, what: str, instead: str) -> None:
 def require_same_blocks(problem: Problem, what: str) -> None:
     """Refuse a source that cannot give the same blocks again, saying why and what to do."""
     require_replay(problem, what, "use OnlineEM")
+    if problem.source.own and problem.group.size > 1:
+        raise InputError(
+            f"{what}, but each process has rows of its own, and blocks would change with the "
+            "number of processes: give all of them the same data, or use EM or OnlineEM"
+        )
     if not problem.source.stable:
         raise InputError(
             f"{what}, but this loader draws another order on every pass: give it shuffle=False "

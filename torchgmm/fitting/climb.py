@@ -13,16 +13,16 @@ import torch
 from ..covariance import Family
 from ..errors import InputError
 from ..mixture import GaussianMixture
-from ..seeding import Seeding
+from ..seeding import Seeding, child
 from .base import Method, Problem, State, Status, Step, own_state
 from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .stopping import Stop
 from .watch import Watch
 
-__all__ = ["Begun", "Climb", "on_device"]
+__all__ = ["STALL", "Begun", "Climb", "on_device"]
 
 # Exact EM falls only by rounding; a method that has not risen for so long will not rise.
-_STALL = 50
+STALL = 50
 
 
 class Begun:
@@ -116,6 +116,8 @@ class Climb:
         """The state before the first step, from a start that the seeding finds."""
         self._watched(begun)
         source, generator = self.problem.source, self.problem.generator
+        if self.n_init > 1:
+            generator = child(generator, first=begun.run == 1)
         found = seeding(source, n_components, family, self.method.reg_covar, generator)
         return self.method.init(found, self.problem)
 
@@ -144,10 +146,11 @@ class Climb:
     def _rows_event(self, begun: Begun) -> RowsEvent:
         source, watch = self.problem.source, self.problem.watch
         seeding = begun.state is None
+        rows = watch.rows * self.problem.group.size  # the others have come as far
         return RowsEvent(
-            watch.rows,
+            rows,
             source.n_rows if seeding else self.method.rows_of_step(source),
-            watch.rows * source.row_bytes,
+            rows * source.row_bytes,
             watch.seconds,
             0 if seeding else len(begun.history) + 1,
             self.method.max_iter,
@@ -164,7 +167,7 @@ class Climb:
             return Status.CONVERGED
         if history[-1].last:
             return Status.ENDED
-        if len(levels) - 1 - levels.index(max(levels)) >= _STALL:
+        if len(levels) - 1 - levels.index(max(levels)) >= STALL:
             return Status.STALLED
         return None
 

@@ -11,7 +11,7 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import Method, Problem, State, Step, own_state
 from .blocks import require_replay
-from .mstep import MStep, m_step
+from .mstep import MStep, m_step, report, with_block, without_lost
 from .rescue import Rescue
 
 __all__ = ["EM", "EMState"]
@@ -52,6 +52,7 @@ class EM(Method):
     """
 
     state_type: ClassVar[type[State]] = EMState
+    takes_batches: ClassVar[bool] = True
     max_iter: int = 100
     reg_covar: float = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
@@ -66,9 +67,11 @@ class EM(Method):
         kernel = as_kernel(self.kernel)
         moments, rows = self._pass(state, problem, kernel)
         if not moments.is_finite():
-            return state, Step(float("nan"), rows, kernel=kernel.ran)
+            if not state.parameters.batch_shape:
+                return state, Step(float("nan"), rows, kernel=kernel.ran)
+            moments = without_lost(moments, state.parameters)
         after, step = self._maximised(moments, rows, state, problem, kernel)
-        return EMState(after.parameters, state.step + 1, state.rescues + step.rescued), step
+        return EMState(after.parameters, state.step + 1, state.rescues + after.n_rescued), step
 
     def _maximised(
         self,
@@ -86,12 +89,11 @@ class EM(Method):
             floor=self.reg_covar,
             rescue=self.rescue,
             spent=state.rescues,
-            blocks=problem.source.blocks(),
+            blocks=problem.rows_of(),
             kernel=kernel,
             group=problem.group,
         )
-        level, rescued = float(moments.mean_log_prob), int(after.rescued.sum())
-        return after, Step(level, rows, 0.0, rescued, after.collapsed, kernel.ran)
+        return after, report(moments, after, rows, kernel.ran)
 
     def _pass(
         self, state: EMState, problem: Problem, kernel: Kernel, at: Parameters | None = None
@@ -102,9 +104,8 @@ class EM(Method):
             state = replace(state, moments=None, position=0, sums=replace(state.sums, rows=0))
         moments, rows = state.moments, state.sums.rows
         for position, block in problem.blocks(state.position):
-            part = kernel.accumulate(block.x, block.w, parameters)
-            moments = part if moments is None else moments + part
-            rows += len(block.x)
+            moments = with_block(moments, block, parameters, kernel)
+            rows += block.n_rows
             # the log-likelihood stays where it was computed: reading it would make a GPU wait
             sums = replace(state.sums, rows=rows)
             if problem.group.size == 1:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..parameters import Parameters
-from .base import Method, Problem, State, Status, Step
+from .base import BatchStep, Method, Problem, State, Status, Step
 
-__all__ = ["Event", "FitResult", "Observer", "Resumption", "RowsEvent"]
+__all__ = ["BatchResult", "Course", "Event", "FitResult", "Observer", "Resumption", "RowsEvent"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,11 @@ class RowsEvent:
 
 
 class Observer:
-    """Told about a fit. Override what you need; an observer never changes the fit."""
+    """Told about a fit. Override what you need; an observer never changes the fit.
+
+    But to rounding: of several small runs (`n_init`) one comes after the other where somebody is
+    told about their steps, and otherwise they go side by side.
+    """
 
     def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
         """Before the first step of the first run."""
@@ -126,6 +134,119 @@ class FitResult:
             words += f", {self.rescued} component(s) rescued"
         if self.collapsed:
             words += f", {self.collapsed} component(s) at the floor"
+        return words
+
+
+class Course:
+    """How every mixture of a batch came to its end: one entry per step for those it moved.
+
+    Args:
+        counts: `(B,)` rows of each mixture; negative where only reading tells.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self._counts, self._n = counts, len(counts)
+        n = self._n
+        self._steps: list[tuple[np.ndarray, BatchStep, np.ndarray]] = []
+        self.n_steps = np.zeros(n, int)
+
+    def add(self, active: np.ndarray, step: BatchStep, sound: np.ndarray) -> None:
+        """A step of the mixtures `active`; it counts for those where it was `sound`."""
+        self._steps.append((active, step, sound))
+        self.n_steps[active[sound]] += 1
+
+    def last_levels(self) -> Tensor:
+        """The mean log-likelihood of each at its last E-step, nats."""
+        levels = np.full(self._n, math.nan)
+        for active, step, sound in self._steps:
+            levels[active[sound]] = step.levels.numpy()[sound]
+        return torch.from_numpy(levels)
+
+    def of(self, mixture: int) -> tuple[Step, ...]:
+        """The steps of one mixture; a step's duration is that of all it moved."""
+        own = []
+        for active, step, sound in self._steps:
+            at = int(np.searchsorted(active, mixture))
+            if at < len(active) and active[at] == mixture and sound[at]:
+                level, rescued = float(step.levels[at]), int(step.rescues[at])
+                collapsed, rows = int(step.collapses[at]), int(self._counts[mixture])
+                rows = step.rows if rows < 0 else rows  # of all, who share them
+                own.append(Step(level, rows, step.seconds, rescued, collapsed, step.kernel))
+        return tuple(own)
+
+    def merged(self, other: Course, taken: np.ndarray) -> Course:
+        """Of the mixtures `taken (B,)` the other's steps, of the rest these."""
+        both = Course(self._counts)
+        both.n_steps = np.where(taken, other.n_steps, self.n_steps)
+        both._steps = [(a, s, sound & ~taken[a]) for a, s, sound in self._steps]
+        both._steps += [(a, s, sound & taken[a]) for a, s, sound in other._steps]
+        return both
+
+
+@dataclass(frozen=True)
+class BatchResult(FitResult):
+    """How the fit of a batch of mixtures went. What a `FitResult` has is of all together here.
+
+    `result[b]` is the `FitResult` of one mixture. Mixtures are numbered in the order of the
+    flattened batch; `parameters` has that one leading axis.
+
+    Attributes:
+        statuses: how each ended; `status` is the worst of them.
+        levels: `(B,)` mean log-likelihood per row of each at its last E-step, nats.
+        levels_of_runs: `(n_init, B)` the same at the end of every run.
+        course: the steps of each.
+        shape: of the batch.
+    """
+
+    statuses: tuple[Status, ...] = field(kw_only=True)
+    course: Course = field(kw_only=True, repr=False)
+    levels: Tensor = field(kw_only=True, repr=False)
+    levels_of_runs: Tensor = field(kw_only=True, repr=False)
+    shape: tuple[int, ...] = field(kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.statuses)
+
+    def __iter__(self) -> Iterator[FitResult]:
+        return (self[b] for b in range(len(self)))
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> FitResult:
+        """The result of one mixture, as if it had been fitted alone."""
+        at = np.ravel_multi_index(index, self.shape) if isinstance(index, tuple) else index
+        number = range(len(self))[int(at)]
+        parameters = self.parameters[number]
+        runs = tuple(float(level) for level in self.levels_of_runs[:, number])
+        history = self.course.of(number)
+        rescued = sum(step.rescued for step in history)
+        state = replace(self.state, parameters=parameters, step=len(history), rescues=rescued)
+        return FitResult(parameters, self.statuses[number], history, state, runs)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Mean over the mixtures of their mean log-likelihood per row, nats."""
+        return float(self.levels.nanmean())
+
+    @property
+    def steps(self) -> Tensor:
+        """`(B,)` steps made by each."""
+        return torch.from_numpy(self.course.n_steps)
+
+    @property
+    def unconverged(self) -> list[int]:
+        """Numbers of the mixtures whose fit neither met the rule nor ran out of rows."""
+        done = (Status.CONVERGED, Status.ENDED)
+        return [b for b, status in enumerate(self.statuses) if status not in done]
+
+    def __str__(self) -> str:
+        """A few words for a log."""
+        counts = {s: self.statuses.count(s) for s in Status if s in self.statuses}
+        words = f"{len(self)} mixtures: "
+        words += "; ".join(f"{n} {s.name}: {s.value}" for s, n in counts.items())
+        words += f"; {int(self.steps.max())} steps at most, {self.seconds:.3g} s"
+        left = self.unconverged
+        if left:
+            words += f"; not converged: {', '.join(map(str, left[:8]))}"
+            words += ", ..." if len(left) > 8 else ""
         return words
 
 

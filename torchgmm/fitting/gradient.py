@@ -286,7 +286,7 @@ class Gradient(Method):
         empty, collapsed = self.rescue.find(moments, p.family, self.reg_covar)
         self.rescue.check(empty, collapsed)
         chosen = self.rescue.chosen(empty, collapsed, state.rescues)
-        sums = state.sums.m_step(chosen, int(collapsed.sum()))
+        sums = state.sums.m_step(chosen, collapsed)
         state = replace(state, sums=sums, seen=torch.zeros_like(state.seen))
         if not bool(chosen.any()):
             return state

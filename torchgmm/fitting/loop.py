@@ -10,17 +10,19 @@ from typing import Any
 import torch
 
 from .. import checks
-from ..collective import Group, current, together
+from ..collective import ALONE, Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
 from ..kernels import full_precision
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
-from ..seeding import Seeding, Start, as_seeding
+from ..seeding import Seeding, Start, as_seeding, child
 from .base import Method, Problem, State, Status
+from .batch import Batch
 from .climb import Begun, Climb
 from .em import EM
 from .events import FitResult, Observer, Resumption
+from .restarts import best_of, is_better, side_by_side
 from .stopping import Stop, Tolerance
 from .watch import Watch, Watched
 
@@ -45,6 +47,7 @@ def fit(
     observers: Sequence[Observer] = (),
     resume: Resumption | None = None,
     state: State | None = None,
+    groups: Any = None,
 ) -> FitResult:
     """Fit a mixture to data, in place, and say how it went.
 
@@ -70,6 +73,7 @@ def fit(
         observers: told about every step; of several processes, only in the first.
         resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
             else must be as it was then.
+        groups: for a batch of mixtures, the number of the mixture that each row belongs to.
         state: go on with *other* rows from the `state` of an earlier result, in place of `init`.
             `OnlineEM` keeps what it has learnt and its clock; the other methods, whose statistics
             are of the rows before, keep the parameters.
@@ -99,9 +103,26 @@ def fit(
     """
     method = EM() if method is None else method
     checks.check_count("n_init", n_init)
+    if mixture.batch_shape:
+        if resume is not None or state is not None:
+            raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
+        batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
+        rows = batch.open(data, weights, groups, encoder)
+        seeding = _seeding(init, mixture, ALONE)
+        return _told(batch.fit(rows, seeding, n_init, _as_generator(generator)), method)
+    if groups is not None:
+        raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()
     source = _open(mixture, data, weights, encoder, few=state is not None)
     group = source.group
+    group.agree(
+        **{
+            "the mixture": f"{mixture.n_components} {mixture.family.name} components",
+            "the method": method,
+            "n_init": n_init,
+            "the stopping rule": stop,
+        }
+    )
     drawn = group.same_generator(_as_generator(generator))
     problem = Problem(Watched(source, watch), drawn, watch)
     seeding = _seeding(init, mixture, group)
@@ -111,6 +132,16 @@ def fit(
     if resume is not None and state is not None:
         raise InputError("resume= goes on with the same rows, state= with other rows: give one")
     mixture.materialize(problem.source.n_features)
+    kind = (mixture.n_components, mixture.family)
+    if n_init > 1 and resume is None and not observers and side_by_side(source, method, *kind):
+        before = drawn.get_state()
+        runs = [child(drawn, first=number == 0) for number in range(n_init)]
+        with full_precision(mixture.device):
+            found = best_of(source, seeding, *kind, method, stop or Tolerance(), runs)
+        if found is not None:
+            mixture.assign(found.parameters)
+            return _told(found, method)
+        drawn.set_state(before)  # one of them fails: in its turn it says why
     climb = Climb(problem, method, stop or Tolerance(), tuple(observers), n_init)
     begun = Begun(climb, mixture, resume, state)
     for observer in observers:
@@ -133,7 +164,11 @@ def fit(
     assert done is not None
     if failed := climb.end(done):
         raise failed[0]  # only now, when all observers were told
-    if group.leads and done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
+    return _told(done, method) if group.leads else done
+
+
+def _told(done: FitResult, method: Method) -> FitResult:
+    if done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
         warnings.warn(f"{done}", ConvergenceWarning, stacklevel=_caller())
     return done
 
@@ -141,7 +176,7 @@ def fit(
 def _better(best: FitResult | None, result: FitResult) -> FitResult:
     runs = (*(best.runs if best else ()), result.log_likelihood)
     kept = result
-    if best is not None and not _level(result) > _level(best):
+    if best is not None and not is_better(_level(result), _level(best)):
         kept = best
     return FitResult(kept.parameters, kept.status, kept.history, kept.state, runs)
 
@@ -152,11 +187,6 @@ def _level(result: FitResult) -> float:
 
 
 def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, few: bool) -> Checked:
-    if mixture.batch_shape:
-        raise InputError(
-            f"a fit is of one mixture, this one is a batch of shape {tuple(mixture.batch_shape)}: "
-            "fit them one by one and join their parameters"
-        )
     if isinstance(data, torch.Tensor) and data.device not in (CPU, mixture.device):
         raise InputError(f"rows are on {data.device}, the mixture on {mixture.device}: move one")
     source = spread(as_source(data, weights, encoder=encoder), current())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +15,12 @@ from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
 from ..moments import Moments
-from ..parameters import Parameters, from_moments, to_moments
+from ..parameters import Parameters, to_moments
+from .base import BatchStep, Step
+from .processes import maximised
 from .rescue import Rescue, reseeded
 
-__all__ = ["MStep", "m_step", "restarted"]
+__all__ = ["MStep", "m_step", "report", "restarted", "with_block", "without_lost"]
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -27,13 +31,22 @@ class MStep:
 
     Attributes:
         parameters: the new mixture.
-        rescued: mask `(K,)` of the components that were replaced.
-        collapsed: how many components have nothing but the floor for a covariance.
+        rescued: mask `(*B, K)` of the components that were replaced.
+        collapsed: mask `(*B, K)` of those that have nothing but the floor for a covariance.
+        failed: mask `(*B,)` of the mixtures of a batch that have a covariance without spread and
+            no floor: their numbers mean nothing.
     """
 
     parameters: Parameters
     rescued: Tensor
-    collapsed: int
+    collapsed: Tensor
+    failed: Tensor | None = None
+
+    @property
+    def n_rescued(self) -> Any:
+        """How many were replaced; in a batch of each mixture, `(*B,)`."""
+        count = self.rescued.sum(-1)
+        return count if count.dim() else int(count)
 
 
 def m_step(
@@ -42,8 +55,8 @@ def m_step(
     *,
     floor: float,
     rescue: Rescue,
-    spent: int,
-    blocks: Iterable[Block],
+    spent: int | Tensor,
+    blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
     kernel: Kernel,
     held: Tensor | None = None,
     group: Group = ALONE,
@@ -55,31 +68,49 @@ def m_step(
         before: the parameters of the E-step.
         floor: `reg_covar`.
         rescue: the policy.
-        spent: components replaced so far in this fit.
-        blocks: where replaced components look for badly explained rows; read only if needed.
+        spent: components replaced so far in this fit, of each mixture `(*B,)`.
+        blocks: where replaced components look for badly explained rows; read only if needed. For
+            a batch those of each of its mixtures, by number.
         kernel: computes log-probabilities there.
         held: mask `(K,)` of components that keep mean and covariance in this step.
         group: the processes whose rows the blocks are.
 
     Raises:
-        SingularCovarianceError: no spread and no floor.
+        SingularCovarianceError: no spread and no floor; in a batch `failed` says which.
         EmptyComponentError: the policy was to raise.
     """
     family = before.family
     empty, collapsed = rescue.find(moments, family, floor)
-    rescue.check(empty, collapsed)
-    after, hopeless = from_moments(moments, family, floor)
+    after, hopeless = maximised(group, moments, family, floor)
     if held is None and not bool((empty | collapsed).any() | hopeless.any()):
-        return MStep(after, empty, 0)  # as a rule, and with one look at the numbers
+        return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
     if bool(kept.any()):
         after, hopeless = _keep(kept, before, after, hopeless)
+        if before.batch_shape:
+            after, empty = _left_out(before, after, empty)
+    rescue.check(empty, collapsed)
+    failed = None
     if bool(hopeless.any()):
-        raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
+        if not before.batch_shape:
+            raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
+        failed = hopeless.any(-1)
     chosen = rescue.chosen(empty, collapsed, spent)
     if bool(chosen.any()):
-        after = reseeded(after, chosen, moments, blocks, kernel, floor, group)
-    return MStep(after, chosen, int(collapsed.sum()))
+        if not callable(blocks):
+            after = reseeded(after, chosen, moments, blocks, kernel, floor, group)
+        else:
+            for b in chosen.any(-1).nonzero().flatten().tolist():
+                own = (after[b], chosen[b], moments[b], blocks(b), kernel, floor)
+                after = after.put(torch.tensor([b]), reseeded(*own).map(lambda t: t[None]))
+    return MStep(after, chosen, collapsed, failed)
+
+
+def _left_out(before: Parameters, after: Parameters, empty: Tensor) -> tuple[Parameters, Tensor]:
+    """A component of weight 0 in a batch is none: that mixture has fewer than the others."""
+    absent = before.logits == -math.inf
+    logits = torch.where(absent, -math.inf, after.logits)
+    return Parameters(logits, after.means, after.scale, after.family), empty & ~absent
 
 
 def _keep(
@@ -88,9 +119,58 @@ def _keep(
     means = torch.where(kept.unsqueeze(-1), before.means, after.means)
     if after.family.tied:
         return Parameters(after.logits, means, after.scale, after.family), hopeless
-    mask = kept.reshape(-1, *[1] * after.family.n_axes)
+    mask = kept.reshape(*kept.shape, *[1] * after.family.n_axes)
     scale = torch.where(mask, before.scale, after.scale)
     return Parameters(after.logits, means, scale, after.family), hopeless & ~kept
+
+
+def with_block(
+    moments: Moments | None, block: Block, parameters: Parameters, kernel: Kernel
+) -> Moments:
+    """Running moments with those of one more block, of the mixtures whose rows it holds."""
+    where = block.groups
+    if where is None or (moments is None and _everybody(where, parameters)):
+        part = kernel.accumulate(block.x, block.w, parameters)
+        return part if moments is None else moments + part
+    where = where.to(parameters.means.device)
+    part = kernel.accumulate(block.x, block.w, parameters[where])
+    if moments is None:
+        moments = to_moments(parameters, 0.0)
+    return moments.put(where, moments[where] + part)
+
+
+def _everybody(groups: Tensor, parameters: Parameters) -> bool:
+    return len(groups) == len(parameters.means) and bool((groups.diff() == 1).all())
+
+
+def without_lost(moments: Moments, before: Parameters) -> Moments:
+    """Those of mixtures whose sums are not finite replaced by what leaves them as they are.
+
+    Their log-likelihood stays NaN, which says so.
+    """
+    lost = (~moments.finite()).nonzero().flatten()
+    same = to_moments(before[lost])
+    return moments.put(lost, replace(same, log_prob=same.log_prob * math.nan))
+
+
+def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
+    """What is told about a step of exact EM, of one mixture or of a batch."""
+    level = moments.mean_log_prob
+    if not level.dim():
+        rescued, collapsed = int(after.rescued.sum()), int(after.collapsed.sum())
+        return Step(float(level), rows, 0.0, rescued, collapsed, kernel)
+    rescues, collapses = after.rescued.sum(-1).cpu(), after.collapsed.sum(-1).cpu()
+    return BatchStep(
+        float(level.nanmean()),
+        rows,
+        rescued=int(rescues.sum()),
+        collapsed=int(collapses.sum()),
+        kernel=kernel,
+        levels=level.cpu(),
+        rescues=rescues,
+        collapses=collapses,
+        failed=None if after.failed is None else after.failed.cpu(),
+    )
 
 
 def restarted(moments: Moments, after: MStep) -> Moments:

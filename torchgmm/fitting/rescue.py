@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..checks import numbers_of
 from ..collective import ALONE, Group
 from ..covariance import Family
 from ..data import Block
@@ -52,8 +53,8 @@ class Rescue:
                 raise InputError(f"{name} must be keep, reseed or raise, got {value!r}")
 
     def find(self, moments: Moments, family: Family, floor: float) -> tuple[Tensor, Tensor]:
-        """Masks `(K,)` of empty and of collapsed components."""
-        empty = moments.weight <= _EMPTY * moments.rows
+        """Masks `(*B, K)` of empty and of collapsed components."""
+        empty = moments.weight <= _EMPTY * moments.rows.unsqueeze(-1)
         if family.tied:
             return empty, torch.zeros_like(empty)
         spread = family.central(moments)
@@ -65,18 +66,19 @@ class Rescue:
     def check(self, empty: Tensor, collapsed: Tensor) -> None:
         """Raise where the policy says so."""
         if self.empty == "raise" and bool(empty.any()):
-            raise EmptyComponentError(empty.nonzero().flatten().tolist(), "lost all their rows")
+            raise EmptyComponentError(numbers_of(empty), "lost all their rows")
         if self.collapsed == "raise" and bool(collapsed.any()):
-            numbers = collapsed.nonzero().flatten().tolist()
-            raise EmptyComponentError(numbers, "collapsed onto single rows")
+            raise EmptyComponentError(numbers_of(collapsed), "collapsed onto single rows")
 
-    def chosen(self, empty: Tensor, collapsed: Tensor, spent: int) -> Tensor:
-        """Mask of the components to reseed, given how many were before."""
+    def chosen(self, empty: Tensor, collapsed: Tensor, spent: int | Tensor) -> Tensor:
+        """Mask `(*B, K)` of the components to reseed, given how many were before `(*B,)`."""
         wanted = torch.zeros_like(empty)
         if self.empty == "reseed":
             wanted |= empty
         if self.collapsed == "reseed":
             wanted |= collapsed
+        if isinstance(spent, Tensor):
+            return wanted & (spent < self.limit * empty.shape[-1]).unsqueeze(-1)
         if spent >= self.limit * len(empty):
             wanted.zero_()
         return wanted

@@ -69,6 +69,7 @@ class SQUAREM(EM):
     """
 
     state_type: ClassVar[type[State]] = SquaremState
+    takes_batches: ClassVar[bool] = False
 
     def init(self, parameters: Parameters, problem: Problem) -> SquaremState:
         return SquaremState(parameters)

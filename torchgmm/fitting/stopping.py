@@ -5,6 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
 
 from ..checks import check_count
 from ..errors import InputError
@@ -17,6 +20,7 @@ class Stop(ABC):
 
     tol: float
     patience: int
+    _elementwise: ClassVar[bool] = False  # whether `met_at` takes rows of many mixtures
 
     def __post_init__(self) -> None:
         check_count("patience", self.patience)
@@ -32,6 +36,16 @@ class Stop(ABC):
         ends = range(len(history), len(history) - self.patience, -1)
         return all(end >= 2 and self.met_at(history[:end]) for end in ends)
 
+    def met_each(self, history: np.ndarray) -> np.ndarray:
+        """`met` for several mixtures: their histories are the columns `(T, B)`."""
+        if type(self).met is Stop.met and self._elementwise:
+            if len(history) <= self.patience:
+                return np.zeros(history.shape[1], bool)
+            ends = range(len(history), len(history) - self.patience, -1)
+            met: np.ndarray = np.all([self.met_at(history[:end]) for end in ends], axis=0)  # type: ignore[arg-type]
+            return met
+        return np.array([self.met(column) for column in history.T.tolist()], bool)
+
 
 @dataclass(frozen=True)
 class Tolerance(Stop):
@@ -44,6 +58,7 @@ class Tolerance(Stop):
 
     tol: float = 1e-3
     patience: int = 1
+    _elementwise: ClassVar[bool] = True
 
     def met_at(self, history: Sequence[float]) -> bool:
         return abs(history[-1] - history[-2]) < self.tol
@@ -60,6 +75,7 @@ class RelativeTolerance(Stop):
 
     tol: float = 1e-5
     patience: int = 1
+    _elementwise: ClassVar[bool] = True
 
     def met_at(self, history: Sequence[float]) -> bool:
         return abs(history[-1] - history[-2]) < self.tol * abs(history[-1])

@@ -10,7 +10,7 @@ from .given import GivenSums, labelled_sums, weighted_sums
 from .memory import retried
 from .operators import score
 from .precision import full_precision
-from .quadratic import Quadratic
+from .quadratic import Quadratic, nearest_moments
 from .screened import Screened
 from .triton import Triton
 
@@ -29,6 +29,7 @@ __all__ = [
     "kernels",
     "labelled_sums",
     "log_prob",
+    "nearest_moments",
     "retried",
     "score",
     "squared_distances",

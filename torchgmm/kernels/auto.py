@@ -17,6 +17,7 @@ from .quadratic import Quadratic, QuadraticPlan
 from .screen import turned
 from .screened import Screened, best_plan
 from .triton import Triton, is_fused
+from .turns import turns
 
 __all__ = ["Auto"]
 
@@ -64,6 +65,15 @@ class Auto(Kernel):
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         if is_fused(x, parameters):
             return self._on_gpu(x, w, parameters)
+        parts = [
+            self._accumulate(rows, own, some) for _, some, rows, (own,) in turns(parameters, x, w)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        shape = parameters.batch_shape
+        return Moments.cat(parts).map(lambda t: t.reshape(*shape, *t.shape[1:]))
+
+    def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
         quadratic = self._plan(x, parameters, dense)
         if quadratic is not None:

@@ -163,13 +163,14 @@ class Dense(Kernel):
         w: Tensor | None,
         parameters: Parameters,
         centre: Tensor | None,  # (*B, K, D), in whitened coordinates; the origin if None
+        assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
     ) -> Moments:
         """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
         family = parameters.family
         prepared = prepare(parameters, x.dtype)
         weight = first = second = log_prob = total = torch.zeros((), dtype=torch.float64)
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
-            r, row_log_prob = soft_assign(_joint(seen, prepared.log_norm, out=buffer))
+            r, row_log_prob = assign(_joint(seen, prepared.log_norm, out=buffer))
             row_log_prob = row_log_prob.double()
             if w is None:
                 total = total + float(r.shape[-1])

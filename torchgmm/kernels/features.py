@@ -35,7 +35,8 @@ class Features(ABC):
 
     Args:
         parameters: in float64.
-        centre: the origin c, `(*B, D)`.
+        centre: the origin c, `(*B, D)`; or `(D,)` for a batch whose rows are the same, which then
+            share their features too.
     """
 
     def __init__(self, parameters: Parameters, centre: Tensor) -> None:
@@ -44,6 +45,11 @@ class Features(ABC):
         self.centre = centre
         self.parameters = parameters
         self.offset = parameters.means - centre.unsqueeze(-2)  # (*B, K, D)
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """Leading axes of the features: none where all mixtures of a batch share them."""
+        return self.centre.shape[:-1]
 
     @property
     @abstractmethod
@@ -102,7 +108,7 @@ class Products(Features):
         return self.d * (self.d + 1) // 2
 
     def layout(self, rows: int, like: Tensor) -> Columns:
-        return Columns(self.offset.shape[:-2], self.d, self.n_second, rows, like)
+        return Columns(self.batch, self.d, self.n_second, rows, like)
 
     def load(self, x: Tensor, layout: Columns) -> None:
         room = layout.room(x)
@@ -142,7 +148,7 @@ class Squares(Features):
         return self._precision.shape[-1]
 
     def layout(self, rows: int, like: Tensor) -> Rows:
-        return Rows(self.offset.shape[:-2], self.d, self.n_second, rows, like)
+        return Rows(self.batch, self.d, self.n_second, rows, like)
 
     def load(self, x: Tensor, layout: Rows) -> None:
         _difference(x, self.centre.unsqueeze(-2), layout.room(x))
@@ -180,7 +186,7 @@ class Linear(Features):
         return 0
 
     def layout(self, rows: int, like: Tensor) -> Rows:
-        return Rows(self.offset.shape[:-2], self.d, 0, rows, like)
+        return Rows(self.batch, self.d, 0, rows, like)
 
     def load(self, x: Tensor, layout: Rows) -> None:
         room = layout.room(x)

@@ -72,7 +72,8 @@ class GivenSums:
         self._n_rows += len(x)
         if w is not None:
             r = r * w
-        d = x.double() - self._frame[which].unsqueeze(-2)  # (K', n, D)
+        # contiguous, as `scatter` wants it, whatever the order in which the rows are stored
+        d = (x.double() - self._frame[which].unsqueeze(-2)).contiguous()  # (K', n, D)
         squares = d * d
         second = self._family.scatter(Whitened(d, squares, squares.sum(-1)), r)
         self._weight[which] += r.sum(-1)

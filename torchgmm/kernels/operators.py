@@ -19,6 +19,7 @@ from ..parameters import Parameters
 from .base import as_kernel, soft_assign
 from .dense import Dense, _joint, prepare
 from .precision import full_precision
+from .turns import mixtures_at_once, turns
 
 __all__ = ["backward_of", "backward_op", "log_prob_of", "log_prob_op", "score"]
 
@@ -52,7 +53,9 @@ def log_prob_of(x: Tensor, logits: Tensor, means: Tensor, scale: Tensor, family:
     """Log-density of every row `(*B, N)`, nats, chunk by chunk."""
     p = Parameters(logits, means, scale, as_family(family))
     with full_precision(x.device):
-        return as_kernel("auto").log_prob(x, p)
+        kernel = as_kernel("auto")
+        parts = [kernel.log_prob(rows, some) for _, some, rows, _ in turns(p, x)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts).view(*p.batch_shape, -1)
 
 
 log_prob_op = torch.library.custom_op(
@@ -80,6 +83,8 @@ def backward_of(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradient of `sum g log p` by rows, logits, means and scale; empty what is not wanted."""
     p = Parameters(logits, means, scale, as_family(family))
+    if p.batch_shape.numel() > mixtures_at_once(p, x.shape[-2], x.dtype):
+        return _in_turns(g, x, p, of_rows=of_rows, of_parameters=of_parameters)
     by_rows, moments = x.new_empty(0), None
     with full_precision(x.device):
         if not of_rows:
@@ -92,6 +97,28 @@ def backward_of(
     own = (logits, means, scale)
     by = [t.to(like.dtype).contiguous() for t, like in zip(gradients, own, strict=True)]
     return by_rows, by[0], by[1], by[2]
+
+
+def _in_turns(
+    g: Tensor, x: Tensor, p: Parameters, *, of_rows: bool, of_parameters: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`backward_of` for a batch whose buffers would be large: some mixtures after the others."""
+    by = []
+    for _, some, own_x, (own_g,) in turns(p, x, g):
+        assert own_g is not None
+        tensors = (some.logits, some.means, some.scale)
+        found = backward_of(own_g, own_x, *tensors, p.family.name, of_rows, of_parameters)
+        by.append(found)
+    by_rows = x.new_empty(0)
+    if of_rows and x.dim() == 2:
+        by_rows = torch.stack([b[0] for b in by]).sum(0)
+    elif of_rows:
+        by_rows = torch.cat([b[0] for b in by]).view(x.shape)
+    own = (p.logits, p.means, p.scale)
+    rest = [torch.cat([b[i + 1] for b in by]) for i in range(3)]
+    if of_parameters:
+        rest = [t.view(like.shape) for t, like in zip(rest, own, strict=True)]
+    return by_rows, rest[0], rest[1], rest[2]
 
 
 backward_op = torch.library.custom_op(

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..covariance import Family
+from ..errors import InputError
+from ..kmeans import one_hot
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import PRECISIONS, Kernel, can_launch, checked_precision, register, soft_assign
+from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
 from .memory import spared
+from .turns import turns
 
-__all__ = ["Quadratic", "QuadraticPlan"]
+__all__ = ["Quadratic", "QuadraticPlan", "nearest_moments"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Quadratic(Kernel):
         return self.name if self.precision == "ieee" else f"{self.name}:{self.precision}"
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
-        features = _about_the_middle(parameters, x.dtype)
+        features = _about_the_middle(parameters, x)
         # float64 whatever the rows are: single log-probabilities are not averaged over rows
         if not _SINGLE.allow(_expected(features), torch.float64):
             yield from self._dense().log_joint(x, parameters)
@@ -111,7 +115,7 @@ class Quadratic(Kernel):
 
     def plan(self, x: Tensor, parameters: Parameters) -> QuadraticPlan:
         """The features, and the dtypes in which products are expected to keep the rows' digits."""
-        features, limits = _about_the_middle(parameters, x.dtype), _LIMITS[x.dtype]
+        features, limits = _about_the_middle(parameters, x), _LIMITS[x.dtype]
         both, expected = dict.fromkeys((x.dtype, torch.float64)), _expected(features)
         dtypes = tuple(dtype for dtype in both if limits.allow(expected, dtype))
         return QuadraticPlan(features, dtypes)
@@ -124,7 +128,8 @@ class Quadratic(Kernel):
         for dtype in plan.dtypes:
             exact = dtype != torch.float32 or not can_launch(x.device)
             precision = "ieee" if exact else self.precision
-            found = _sums(plan.features, x, w, dtype, self.bytes_for(x), precision)
+            limits, size = _LIMITS[x.dtype], self.bytes_for(x)
+            found = _sums(plan.features, x, w, dtype, size, limits, precision=precision)
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)
@@ -146,11 +151,12 @@ class _Chunks:
     ) -> None:
         p = features.parameters
         self._features = features
-        self._x = x if x.dim() > 2 else x.expand(*p.batch_shape, *x.shape)
-        self._theta = features.coefficients().to(dtype)
+        self._x = x if x.dim() > 2 else x.expand(*features.batch, *x.shape)
+        theta = features.coefficients().to(dtype)
+        self._theta = theta.reshape(*features.batch, -1, features.size)
         self._shape = (*p.batch_shape, p.n_components)
-        each = features.size + 2 * p.n_components
-        width = each * max(1, math.prod(p.batch_shape)) * dtype.itemsize
+        numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
+        width = numbers * dtype.itemsize
         # sums over more rows than this wear out in float32, unless they are made slab by slab
         wears = dtype == torch.float32 and precision == "ieee"
         most = _MOST_ROWS if wears else x.shape[-2]
@@ -167,15 +173,57 @@ class _Chunks:
             part = slice(start, min(start + self._rows, n_rows))
             self._features.load(self._x[..., part, :], self.layout)
             n = part.stop - start
-            joint = self._joint[: math.prod(self._shape) * n].view(*self._shape, n)
-            yield part, self.layout.joint(self._theta, joint)
+            flat = self._joint[: math.prod(self._shape) * n]
+            self.layout.joint(self._theta, flat.view(*self._theta.shape[:-1], n))
+            yield part, flat.view(*self._shape, n)
+
+    def sums(self, r: Tensor) -> Tensor:
+        """`R phi^T (*B, K, P)` of the chunk under way."""
+        own = r.reshape(*self._theta.shape[:-1], r.shape[-1])
+        return self.layout.sums(own).reshape(*self._shape, -1)  # type: ignore[no-any-return]
 
 
-def _about_the_middle(parameters: Parameters, dtype: torch.dtype) -> Features:
+def _about_the_middle(parameters: Parameters, x: Tensor) -> Features:
     exact = parameters.to(torch.float64)
     centre = (exact.log_weights.exp().unsqueeze(-1) * exact.means).sum(-2)
+    if x.dim() == 2 and exact.batch_shape and not exact.family.tied:
+        centre = centre.reshape(-1, centre.shape[-1]).mean(0)
     # a number that the rows could hold: then x - c is exact where the digits are
-    return features_of(exact, centre.to(dtype).double())
+    return features_of(exact, centre.to(x.dtype).double())
+
+
+def nearest_moments(
+    x: Tensor,  # (N, D) or (B, N, D)
+    w: Tensor | None,  # (N,) or (B, N)
+    centres: Tensor,  # (B, K, D), float64
+    family: Family,
+) -> Moments:
+    """Moments in float64 about the centres, of rows that each belong to the nearest one.
+
+    An E-step of components of equal weight and unit covariance, made hard.
+    """
+    b, k, d = centres.shape
+    scale = centres.new_zeros(b, *family.scale_shape(k, d))  # unit covariances
+    unit = Parameters(torch.zeros_like(centres[..., 0]), centres, scale, family)
+    parts = [_nearest_of(rows, own, some) for _, some, rows, (own,) in turns(unit, x, w)]
+    return Moments.cat(parts)
+
+
+def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
+    if dense_cost(unit, torch.float64) < quadratic_cost(unit, torch.float64):
+        weights = None if w is None else w.double()
+        found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
+        return replace(found, frame=unit.means)
+    features = _about_the_middle(unit, x)
+    sums = _sums(features, x, w, torch.float64, Quadratic().bytes_for(x), None, _hard_assign)
+    if sums is None:
+        raise InputError("the sums of these rows are not finite: rescale the columns")
+    return sums
+
+
+def _hard_assign(log_joint: Tensor) -> tuple[Tensor, Tensor]:
+    top = log_joint.amax(-2, keepdim=True)
+    return one_hot(torch.sub(top, log_joint, out=log_joint)), top.squeeze(-2)
 
 
 def _sums(
@@ -184,13 +232,15 @@ def _sums(
     w: Tensor | None,
     dtype: torch.dtype,
     budget: int,
-    precision: str,
+    limits: _Limits | None,
+    assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
+    precision: str = "ieee",
 ) -> Moments | None:
-    """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
+    """One pass; None where the rows turn out to lie so that `dtype` lost more than `limits`."""
     work = _Chunks(features, x, dtype, budget, precision)
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
-        r, row_log_prob = soft_assign(joint)
+        r, row_log_prob = assign(joint)
         chunk_w = None if w is None else w[..., part].to(dtype)
         if isinstance(features, Linear):
             z = work.layout.linear
@@ -203,9 +253,9 @@ def _sums(
             r.mul_(chunk_w.unsqueeze(-2))
             total = total + chunk_w.double().sum(-1)
             log_prob = log_prob + (row_log_prob.double() * chunk_w).sum(-1)
-        sums = sums + work.layout.sums(r).double()
+        sums = sums + work.sums(r).double()
     rows = total.to(log_prob.device).expand(log_prob.shape)
-    return _moments(features, sums, scatter, log_prob, rows, dtype, _LIMITS[x.dtype])
+    return _moments(features, sums, scatter, log_prob, rows, dtype, limits)
 
 
 def _moments(
@@ -215,7 +265,7 @@ def _moments(
     log_prob: Tensor,
     rows: Tensor,
     dtype: torch.dtype,
-    limits: _Limits,
+    limits: _Limits | None,
 ) -> Moments | None:
     family, p = features.family, features.parameters
     second = (
@@ -223,7 +273,7 @@ def _moments(
     )
     first = sums[..., features.n_second : -1]
     seen = Moments(sums[..., -1], first, second, log_prob, rows, torch.zeros_like(first))
-    if not seen.is_finite() or not _held(features, seen, dtype, limits):
+    if not seen.is_finite() or not (limits is None or _held(features, seen, dtype, limits)):
         return None
     if isinstance(features, Linear):
         found = family.moved(seen, features.whitened)

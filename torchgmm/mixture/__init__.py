@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from . import registered as registered
-from .module import Estimate, GaussianMixture
+from .module import Estimate, GaussianMixture, stack
 
-__all__ = ["Estimate", "GaussianMixture"]
+__all__ = ["Estimate", "GaussianMixture", "stack"]

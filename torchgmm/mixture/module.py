@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,15 @@ from ..kernels import (
     retried,
     squared_distances,
 )
-from ..parameters import Parameters
+from ..kernels.turns import turns
+from ..parameters import Parameters, filled_up, stacked
 from .drawing import Drawing, Estimate
 from .tensors import as_tensor
 
 if TYPE_CHECKING:
     from ..fitting import FitResult
 
-__all__ = ["Estimate", "GaussianMixture"]
+__all__ = ["Estimate", "GaussianMixture", "stack"]
 
 
 class GaussianMixture(Drawing):
@@ -129,8 +130,8 @@ class GaussianMixture(Drawing):
         with full_precision(rows.device):
             if self._tracks(rows):
                 return squared_distances(rows, self.as_parameters())
-            chunks = Dense().distances(rows, self.as_parameters())
-            return self._gathered(rows, chunks, lambda d: d.mT, (self.n_components,))
+            own = (self.n_components,)
+            return self._by_chunk(rows, lambda d: d.mT, own, chunks=Dense().distances)
 
     def responsibilities(self, x: Any) -> Tensor:
         """Posterior probability of each component for every row, `(*B, N, K)`. Differentiable."""
@@ -155,13 +156,13 @@ class GaussianMixture(Drawing):
 
     @torch.no_grad()
     def score(self, x: Any, weights: Any = None) -> Tensor:
-        """Mean log-likelihood per row, `(*B,)`, in nats; with row weights `(N,)` their mean.
+        """Mean log-likelihood per row, `(*B,)`, in nats; with weights `(N,)` or `(*B, N)` theirs.
 
         A figure to look at: no gradient is kept. For training take `log_prob(x).mean()`.
         """
         rows, w = self._weighted_rows(x, weights)
         log_prob = self.log_prob(rows)
-        return log_prob.mean(-1) if w is None else (log_prob * w).sum(-1) / w.sum()
+        return log_prob.mean(-1) if w is None else (log_prob * w).sum(-1) / w.sum(-1)
 
     # choice of model ----------------------------------------------------------------------------
 
@@ -169,13 +170,13 @@ class GaussianMixture(Drawing):
     def bic(self, x: Any, weights: Any = None) -> Tensor:
         """Bayesian information criterion, `-2 log L + p log N`; lower is better (Schwarz 1978)."""
         log_likelihood, n = self._log_likelihood(x, weights)
-        return -2 * log_likelihood + self.n_parameters * n.log()
+        return -2 * log_likelihood + self._n_free * n.log()
 
     @torch.no_grad()
     def aic(self, x: Any, weights: Any = None) -> Tensor:
         """Akaike's information criterion, `-2 log L + 2 p`; lower is better."""
         log_likelihood, _ = self._log_likelihood(x, weights)
-        return -2 * log_likelihood + 2 * self.n_parameters
+        return -2 * log_likelihood + 2 * self._n_free
 
     @torch.no_grad()
     def icl(self, x: Any, weights: Any = None) -> Tensor:
@@ -194,7 +195,7 @@ class GaussianMixture(Drawing):
         log_prob = self.log_prob(rows).double()
         if w is None:
             w = log_prob.new_ones(log_prob.shape[-1])
-        return (log_prob * w).sum(-1), w.sum()
+        return (log_prob * w).sum(-1), w.sum(-1)
 
     # fitting ------------------------------------------------------------------------------------
 
@@ -230,9 +231,22 @@ class GaussianMixture(Drawing):
             return self._rows(x), None
         rows = as_tensor(x)
         checks.check_rows(tuple(rows.shape), None, len(self.batch_shape))
+        if self.batch_shape and getattr(weights, "ndim", 1) > 1:
+            return self._weighted_each(rows, as_tensor(weights))
         w = checks.check_weights(weights, rows.shape[-2])
         kept = (w > 0).to(rows.device)
         return self._rows(rows[..., kept, :]), w[w > 0].to(self.device)
+
+    def _weighted_each(self, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows `(*B, N, D)` and their weights `(*B, N)` under each mixture of a batch."""
+        shape = (*self.batch_shape, rows.shape[-2])
+        if tuple(weights.shape) != shape:
+            raise InputError(f"weights must be (N,) or {shape}, got shape {tuple(weights.shape)}")
+        w = checks.check_weights(weights.reshape(-1), weights.numel()).view(shape)
+        if not bool((w.sum(-1) > 0).all()):
+            raise InputError("all weights of a mixture of the batch are zero")
+        there = (w > 0).unsqueeze(-1).to(rows.device)
+        return self._rows(torch.where(there, rows, 0)), w.to(self.device)
 
     def _tracks(self, rows: Tensor) -> bool:
         if is_traced():  # `_by_chunk` writes into tensors
@@ -248,30 +262,65 @@ class GaussianMixture(Drawing):
         trailing: tuple[int, ...] = (),
         dtype: torch.dtype | None = None,
         of: Parameters | None = None,
+        chunks: Callable[[Tensor, Parameters], Iterable[tuple[slice, Tensor]]] | None = None,
     ) -> Tensor:
-        with full_precision(x.device):
-            kernel, p = as_kernel("auto"), of or self.as_parameters()
-
-            def gathered() -> Tensor:
-                return self._gathered(x, kernel.log_joint(x, p), answer, trailing, dtype)
-
-            return retried(kernel, x, gathered)
-
-    @torch.no_grad()
-    def _gathered(
-        self,
-        x: Tensor,
-        chunks: Iterable[tuple[slice, Tensor]],
-        answer: Any,  # (*B, K, n) -> (*B, n, *trailing)
-        trailing: tuple[int, ...] = (),
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
+        """Answers from `log_joint`, or other `chunks`, of some rows and some mixtures at a time."""
+        kernel, p = as_kernel("auto"), of or self.as_parameters()
+        run = kernel.log_joint if chunks is None else chunks
         shape = (*self.batch_shape, x.shape[-2], *trailing)
         out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
-        axis = len(self.batch_shape)
-        for rows, chunk in chunks:
-            out.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(chunk))
-        return out
+        flat = out.view(-1, *shape[len(self.batch_shape) :])
+
+        def gathered() -> Tensor:
+            for part, some, own, _ in turns(p, x):
+                axis, mine = len(some.batch_shape), flat[part]
+                mine = mine.view(*some.batch_shape, *mine.shape[1:])
+                for rows, chunk in run(own, some):
+                    mine.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(chunk))
+            return out
+
+        with full_precision(x.device):
+            return retried(kernel, x, gathered)
+
+
+def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:
+    """Several mixtures as one batch, along a new first axis; they are copied.
+
+    Mixtures with fewer components than the others are filled up with components of weight 0, which
+    a fit of the batch leaves out, and which `mixture[b]` drops again. Mixtures without
+    `n_features` stay so: `stack([GaussianMixture(k) for k in range(1, 9)]).fit(x)` is a sweep over
+    the number of components.
+
+    Args:
+        mixtures: of one family, dtype, number of features and batch shape.
+
+    Raises:
+        InputError: none, or mixtures that differ in more than their number of components.
+
+    Example:
+        >>> import torchgmm as tg
+        >>> mixtures = tg.stack([tg.GaussianMixture(2, 3), tg.GaussianMixture(5, 3)])
+        >>> mixtures.batch_shape, mixtures.n_components, mixtures[0].n_components
+        (torch.Size([2]), 5, 2)
+    """
+    if not mixtures:
+        raise InputError("there is no mixture to stack")
+    kinds = [(m.covariance, m.n_features, m.batch_shape, m.dtype, m.device) for m in mixtures]
+    for number, kind in enumerate(kinds):
+        if kind != kinds[0]:
+            raise InputError(f"mixture {number} is {mixtures[number]}, the first one {mixtures[0]}")
+    most = max(m.n_components for m in mixtures)
+    if not mixtures[0].is_sized:
+        first, shape = mixtures[0], (len(mixtures), *mixtures[0].batch_shape)
+        whole = GaussianMixture(
+            most, None, first.family, batch_shape=shape, dtype=first.dtype, device=first.device
+        )
+        with torch.no_grad():
+            for own, mixture in zip(whole.logits, mixtures, strict=True):
+                own[..., mixture.n_components :] = -math.inf
+        return whole
+    each = [filled_up(m.as_parameters().map(Tensor.detach), most) for m in mixtures]
+    return GaussianMixture.from_parameters(stacked(each))
 
 
 def _assignment_entropy(joint: Tensor) -> Tensor:

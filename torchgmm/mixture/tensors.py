@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from .. import checks
 from ..covariance import Family, as_family
 from ..data import arrays
 from ..errors import InputError, NotSizedError
-from ..parameters import Parameters
+from ..parameters import Parameters, without_absent
 
 __all__ = ["MixtureTensors", "as_tensor"]
 
@@ -195,6 +196,44 @@ class MixtureTensors(nn.Module):
         self._require_size("n_parameters")
         k, d = self.means.shape[-2:]
         return (k - 1) + k * d + self.family.n_parameters(k, d)
+
+    @property
+    def _n_free(self) -> int | Tensor:
+        """`n_parameters`; of every mixture `(*B,)` where some have fewer components."""
+        present = (self.logits > -math.inf).sum(-1)
+        if not self.batch_shape or bool((present == self.n_components).all()):
+            return self.n_parameters
+        d = self.means.shape[-1]
+        free = self.family.n_parameters
+        cost = [k - 1 + k * d + free(k, d) for k in range(self.n_components + 1)]
+        return torch.tensor(cost, device=self.device)[present]
+
+    # batches of mixtures ------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Self:
+        """One mixture of a batch, or some of them: a copy.
+
+        Example:
+            >>> import torchgmm as tg
+            >>> mixtures = tg.GaussianMixture(3, 2, batch_shape=(5,))
+            >>> mixtures[0].batch_shape, mixtures[1:4].batch_shape
+            (torch.Size([]), torch.Size([3]))
+        """
+        own = self.as_parameters().map(Tensor.detach)[index]
+        return type(self).from_parameters(own if own.batch_shape else without_absent(own))
+
+    def unstack(self) -> list[Self]:
+        """The mixtures along the first batch axis, each as a module of its own.
+
+        Example:
+            >>> import torchgmm as tg
+            >>> mixtures = tg.GaussianMixture(3, 2, batch_shape=(5,)).unstack()
+            >>> len(mixtures), tg.stack(mixtures).batch_shape
+            (5, torch.Size([5]))
+        """
+        if not self.batch_shape:
+            raise InputError("this is one mixture: only a batch of mixtures is unstacked")
+        return [self[b] for b in range(self.batch_shape[0])]
 
     def as_distribution(self) -> distributions.MixtureSameFamily:
         """The mixture as a `torch.distributions` object on the same tensors."""

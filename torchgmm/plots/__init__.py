@@ -9,14 +9,18 @@ from .memberships import responsibilities
 from .pairs import pairs
 from .patches import eigenpatches
 from .spectra import spectra
+from .verdicts import calibration, entropy, likelihood_ratio
 
 __all__ = [
     "COLOURS",
+    "calibration",
     "criterion",
     "density",
     "eigenpatches",
     "ellipses",
+    "entropy",
     "history",
+    "likelihood_ratio",
     "marginal",
     "pairs",
     "responsibilities",

@@ -35,7 +35,8 @@ def features(mixture: GaussianMixture) -> int:
     """D, of one mixture that knows it."""
     if mixture.batch_shape:
         raise InputError(
-            f"a picture shows one mixture, this is a batch of shape {tuple(mixture.batch_shape)}"
+            f"a picture shows one mixture, this is a batch of shape {tuple(mixture.batch_shape)}: "
+            "draw one of them, mixture[0]"
         )
     mixture.as_parameters()  # refuses a mixture that does not know its size yet
     return int(mixture.means.shape[-1])

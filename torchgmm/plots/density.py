@@ -5,36 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import InputError
 from ..mixture import GaussianMixture
-from .common import COLOURS, MARKERS, features, names_of
+from .common import COLOURS, features, names_of
+from .parts import (
+    GREYS,
+    colours_of,
+    draw_components,
+    draw_dots,
+    draw_levels,
+    draw_marginal,
+    labels_of,
+)
 from .views import View, line_view, plane_view
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.patches import Ellipse
 
-__all__ = [
-    "colours_of",
-    "density",
-    "draw_components",
-    "draw_dots",
-    "draw_levels",
-    "draw_marginal",
-    "ellipses",
-    "labels_of",
-    "marginal",
-]
+__all__ = ["density", "ellipses", "marginal"]
 
-_GRID = 160  # points along an axis of the density
-_SHARES = (0.99, 0.95, 0.8, 0.6, 0.4, 0.2)  # of the mixture within the drawn levels of density
 _MOST_DOTS = 4000  # dots beyond this only hide one another
-_MOST_BARS = 50_000  # rows in a histogram
-_GREYS = tuple(str(round(0.96 - 0.075 * i, 3)) for i in range(len(_SHARES)))
 # one hue, lighter to darker: read the same by every eye, and by none as the colour of a component
 _BLUES = ("#eef4fa", "#d3e4f2", "#abcde6", "#78b0d7", "#4390c2", "#1f6ba5")
 
@@ -45,9 +37,11 @@ def ellipses(
     ax: Axes,
     *,
     rows: Any = None,
+    weights: Any = None,
     labels: Any = None,
     plane: Any = None,
     names: Sequence[str] | None = None,
+    groups: Any = None,
 ) -> Axes:
     """The components as ellipses of 1 and 2 standard deviations, over the log-density.
 
@@ -59,11 +53,15 @@ def ellipses(
         mixture: of at least two features.
         ax: where to draw.
         rows: `(N, D)`, drawn as dots; a random part of them is enough.
+        weights: of the rows, `(N,)`; one of weight 0 is absent, others are drawn alike.
         labels: `(N,)`, a class for every row, drawn in a colour and a shape of its own. Numbers
-            of components (as `mixture.predict` gives them) take the components' colours; beside
-            classes that have names the components are black.
-        plane: two numbers of features to draw instead, or a matrix `(2, D)` of directions.
+            of components (as `mixture.predict` gives them) take the components' colours, -1 is
+            grey; beside classes that have names the components are black.
+        plane: two numbers of features to draw instead, a matrix `(2, D)` of directions, or a
+            projection (`tg.discriminant(mixture)`, a fitted `tg.PCA(2)`).
         names: of the features, for the labels; those of a data frame's columns if not given.
+        groups: a cluster for every component `(K,)`, as `tg.cluster(...).groups()` gives them:
+            those of one cluster share a colour.
 
     Example:
         >>> import torchgmm as tg
@@ -76,8 +74,8 @@ def ellipses(
     if features(mixture) < 2:
         raise InputError("ellipses need at least two features: draw marginal(mixture, ax)")
     view = plane_view(mixture, plane, names_of(names, rows))
-    _draw_plane(view, ax, rows, labels, _GREYS)
-    draw_components(view, ax, colours_of(mixture.n_components, labels))
+    _draw_plane(view, ax, rows, weights, labels, GREYS)
+    draw_components(view, ax, colours_of(mixture.n_components, labels, groups))
     return ax
 
 
@@ -87,6 +85,7 @@ def density(
     ax: Axes,
     *,
     rows: Any = None,
+    weights: Any = None,
     labels: Any = None,
     plane: Any = None,
     names: Sequence[str] | None = None,
@@ -97,8 +96,9 @@ def density(
         mixture: of any number of features; more than two are projected, as in `ellipses`.
         ax: where to draw.
         rows: `(N, D)`, drawn as dots; a random part of them is enough.
+        weights: of the rows, `(N,)`; one of weight 0 is absent, others are drawn alike.
         labels: `(N,)`, a class for every row, as in `ellipses`.
-        plane: two numbers of features, or a matrix `(2, D)` of directions.
+        plane: two numbers of features, a matrix `(2, D)` of directions, or a projection.
         names: of the features, for the labels; those of a data frame's columns if not given.
 
     Example:
@@ -111,10 +111,11 @@ def density(
     if features(mixture) == 1:
         if labels is not None or plane is not None:
             raise InputError("one feature is drawn as a curve: it has no labels and no plane")
-        marginal(mixture, ax, rows=rows, names=names, components=False)
+        marginal(mixture, ax, rows=rows, weights=weights, names=names, components=False)
         ax.legend(fontsize="small")
         return ax
-    _draw_plane(plane_view(mixture, plane, names_of(names, rows)), ax, rows, labels, _BLUES)
+    view = plane_view(mixture, plane, names_of(names, rows))
+    _draw_plane(view, ax, rows, weights, labels, _BLUES)
     return ax
 
 
@@ -125,6 +126,7 @@ def marginal(
     *,
     feature: Any = 0,
     rows: Any = None,
+    weights: Any = None,
     names: Sequence[str] | None = None,
     components: bool = True,
 ) -> Axes:
@@ -135,6 +137,7 @@ def marginal(
         ax: where to draw.
         feature: which one; or a direction `(D,)`, along which everything is projected.
         rows: `(N, D)`.
+        weights: of the rows, `(N,)`, for the histogram.
         names: of the features, for the label; those of a data frame's columns if not given.
         components: whether to draw each; more than eight are left out.
 
@@ -146,98 +149,14 @@ def marginal(
         'feature 1'
     """
     shown = COLOURS[: mixture.n_components] if components else ()
-    draw_marginal(line_view(mixture, feature, names_of(names, rows)), ax, rows, shown)
+    draw_marginal(line_view(mixture, feature, names_of(names, rows)), ax, rows, weights, shown)
     return ax
 
 
-# parts of these, which a pair plot has too --------------------------------------------------------
-
-
-def draw_levels(
-    view: View, ax: Axes, low: np.ndarray, high: np.ndarray, colours: Sequence[str], *, bar: bool
+def _draw_plane(
+    view: View, ax: Axes, rows: Any, weights: Any, labels: Any, colours: Sequence[str]
 ) -> None:
-    """The log-density as filled contours in a window."""
-    flat = view.mixture
-    across, up = (np.linspace(low[i], high[i], _GRID) for i in range(2))
-    grid = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
-    height = flat.log_prob(grid).reshape(_GRID, _GRID).numpy()
-    own = flat.log_prob(flat.sample((4096,), torch.Generator().manual_seed(0))).numpy()
-    levels = np.quantile(own, [1 - share for share in _SHARES])
-    steps = [*levels, max(float(own.max()), float(height.max())) + 1e-9]
-    drawn = ax.contourf(across, up, height, levels=steps, colors=list(colours), zorder=0)
-    if not bar:
-        return
-    scale = ax.figure.colorbar(drawn, ax=ax, ticks=levels, spacing="uniform", pad=0.02)
-    pairs = zip(levels, _SHARES, strict=True)
-    scale.ax.set_yticklabels([f"{level:.1f}  ({share:.0%})" for level, share in pairs])
-    scale.set_label("log-density, nats (share of the mixture inside)")
-
-
-def draw_marginal(view: View, ax: Axes, rows: Any, colours: Sequence[str]) -> None:
-    """A histogram, the mixture, and the components if there is a colour for each."""
-    dots, _ = view.dots(rows, _MOST_BARS)
-    low, high = view.window(dots)
-    grid = torch.linspace(float(low[0]), float(high[0]), 600, dtype=torch.float64)
-    joint = view.mixture.log_joint(grid[:, None]).exp()
-    if len(dots):
-        bins = int(np.clip(len(dots) ** 0.5, 8, 80))
-        ax.hist(dots[:, 0], bins, density=True, color="0.85", label="rows")
-    if len(colours) == joint.shape[-1]:
-        for k, colour in enumerate(colours):
-            label = "" if k else "components"
-            ax.plot(grid, joint[:, k], "--", color=colour, linewidth=1.3, label=label, zorder=3)
-    ax.plot(grid, joint.sum(-1), color="black", linewidth=1.6, label="mixture", zorder=2)
-    ax.set(xlabel=view.labels[0], ylabel="density", xlim=(low[0], high[0]))
-
-
-def colours_of(n_components: int, labels: Any) -> list[str]:
-    """One for every component; of one kind where they are many, or where classes have theirs."""
-    if labels is None:
-        few = n_components <= len(COLOURS)
-        return list(COLOURS[:n_components]) if few else [COLOURS[0]] * n_components
-    numbers = not isinstance(_classes(_as_array(labels))[0][0], str)
-    if numbers and n_components <= len(COLOURS):
-        return list(COLOURS[:n_components])
-    return ["black"] * n_components
-
-
-def draw_dots(ax: Axes, dots: np.ndarray, labels: np.ndarray | None, size: float = 3.0) -> None:
-    """The rows: grey, or a colour and a shape for every label."""
-    if labels is None:
-        ax.plot(dots[:, 0], dots[:, 1], ".", color="0.25", markersize=size, alpha=0.5, zorder=2)
-        return
-    for place, (name, chosen) in enumerate(_classes(labels)):
-        number = place if isinstance(name, str) else name
-        around = number // len(COLOURS)  # the colours used up, other pairs of colour and shape
-        ax.plot(
-            dots[chosen, 0],
-            dots[chosen, 1],
-            MARKERS[(number + 3 * around) % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
-            markersize=size,
-            markeredgewidth=0,
-            alpha=0.75,
-            zorder=2,
-            label=str(name),
-        )
-
-
-def draw_components(view: View, ax: Axes, colours: Sequence[str], *, weights: bool = True) -> None:
-    """Ellipses; where they are few, two for each and its weight if asked for."""
-    shares, covariances = view.mixture.weights.tolist(), view.covariances
-    few = len(shares) <= len(COLOURS)
-    for k, weight in enumerate(shares):
-        shade = 1.0 if few else 0.2 + 0.8 * weight / max(shares)
-        for scale, line in ((1, "-"), (2, "--")) if few else ((2, "-"),):
-            shape = _ellipse(view.means[k], covariances[k], scale)
-            shape.set(edgecolor=colours[k], linestyle=line, linewidth=1.5, alpha=shade, zorder=3)
-            ax.add_patch(shape)
-        if few and weights:
-            _label(ax, f"{weight:.2f}", view.means[k], colours[k])
-
-
-def _draw_plane(view: View, ax: Axes, rows: Any, labels: Any, colours: Sequence[str]) -> None:
-    dots, chosen = view.dots(rows, _MOST_DOTS)
+    dots, chosen = view.dots(rows, _MOST_DOTS, weights)
     low, high = view.window(dots)
     draw_levels(view, ax, low, high, colours, bar=True)
     draw_dots(ax, dots, labels_of(labels, rows, chosen))
@@ -245,48 +164,3 @@ def _draw_plane(view: View, ax: Axes, rows: Any, labels: Any, colours: Sequence[
         ax.legend(fontsize="small", markerscale=2)
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     ax.set(xlabel=view.labels[0], ylabel=view.labels[1])
-
-
-def labels_of(labels: Any, rows: Any, chosen: np.ndarray) -> np.ndarray | None:
-    """The labels of the chosen rows."""
-    if labels is None:
-        return None
-    given = _as_array(labels)
-    if rows is None or given.shape != (len(rows),):
-        n_rows = 0 if rows is None else len(rows)
-        raise InputError(f"labels of shape {given.shape} for {n_rows} rows: give one for each")
-    return np.asarray(given[chosen])
-
-
-def _as_array(labels: Any) -> np.ndarray:
-    return labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-
-
-def _classes(labels: np.ndarray) -> list[tuple[int | str, np.ndarray]]:
-    """Every label, a number from 0 or else a name, and where it stands."""
-    names, place = np.unique(labels, return_inverse=True)
-    numbers = np.issubdtype(names.dtype, np.integer) and names.min() >= 0
-    return [(int(n) if numbers else str(n), place == i) for i, n in enumerate(names)]
-
-
-def _ellipse(mean: np.ndarray, covariance: Tensor, scale: float) -> Ellipse:
-    from matplotlib.patches import Ellipse
-
-    values, vectors = torch.linalg.eigh(covariance)
-    width, height = (2 * scale * values.clamp_min(0).sqrt()).tolist()
-    angle = float(torch.rad2deg(torch.atan2(vectors[1, 0], vectors[0, 0])))
-    return Ellipse((float(mean[0]), float(mean[1])), width, height, angle=angle, fill=False)
-
-
-def _label(ax: Axes, text: str, at: np.ndarray, colour: str) -> None:
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour, "alpha": 0.85}
-    ax.annotate(
-        text,
-        (float(at[0]), float(at[1])),
-        color=colour,
-        fontsize=9,
-        ha="center",
-        va="center",
-        bbox=box,
-        zorder=4,
-    )

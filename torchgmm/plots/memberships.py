@@ -10,7 +10,7 @@ import torch
 from ..errors import InputError
 from ..mixture import GaussianMixture
 from .common import features, rows_of, some
-from .density import labels_of
+from .parts import labels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ import torch
 from ..errors import InputError
 from ..mixture import GaussianMixture
 from .common import COLOURS, features, name_of, names_of
-from .density import (
+from .parts import (
     colours_of,
     draw_components,
     draw_dots,
@@ -37,9 +37,11 @@ def pairs(
     ax: Axes,
     *,
     rows: Any = None,
+    weights: Any = None,
     labels: Any = None,
     features: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
+    groups: Any = None,
 ) -> Axes:
     """Every feature alone on the diagonal, every two of them below it.
 
@@ -51,9 +53,11 @@ def pairs(
         ax: where to draw; its place is divided into panels, each an axes inside it
             (`ax.child_axes`, line by line).
         rows: `(N, D)`, drawn as dots and histograms; a random part of them is enough.
+        weights: of the rows, `(N,)`, for the histograms; one of weight 0 is absent.
         labels: `(N,)`, a class for every row, as in `ellipses`.
         features: which of them, at most eight; all if not given.
         names: of all D features, for the labels; those of a data frame's columns if not given.
+        groups: a cluster for every component, as in `ellipses`.
 
     Raises:
         InputError: more features than can be read.
@@ -71,23 +75,23 @@ def pairs(
     side = 1 / (m + (m - 1) * _GAP)
     step = side * (1 + _GAP)
     d, k = int(mixture.means.shape[-1]), mixture.n_components
-    colours = colours_of(k, labels)
+    colours = colours_of(k, labels, groups)
     names = names_of(names, rows)
     for i, below in enumerate(chosen):
         for j, across in enumerate(chosen[: i + 1]):
             panel = ax.inset_axes((j * step, 1 - i * step - side, side, side))
             if i == j:
                 shown = colours if k <= len(COLOURS) else ()
-                draw_marginal(line_view(mixture, across), panel, rows, shown)
+                draw_marginal(line_view(mixture, across), panel, rows, weights, shown)
                 panel.set(yticks=[], ylabel="", ylim=(0, None))
             else:
-                _pair(mixture, panel, (across, below), rows, labels, colours)
+                _pair(mixture, panel, (across, below), rows, weights, labels, colours)
             panel.set_xlabel(name_of(names, across, d) if i == m - 1 else "")
             panel.set_ylabel(name_of(names, below, d) if j == 0 and i else "")
             panel.locator_params(nbins=4)
             panel.tick_params(labelbottom=i == m - 1, labelleft=j == 0 and i > 0, labelsize=8)
     ax.set_axis_off()
-    _legend(mixture, ax, colours, labels is not None)
+    _legend(ax, colours, _names(mixture, groups), labels is not None)
     return ax
 
 
@@ -109,11 +113,12 @@ def _pair(
     panel: Axes,
     plane: tuple[int, int],
     rows: Any,
+    weights: Any,
     labels: Any,
     colours: Sequence[str],
 ) -> None:
     view = plane_view(mixture, plane)
-    dots, drawn = view.dots(rows, _MOST_DOTS)
+    dots, drawn = view.dots(rows, _MOST_DOTS, weights)
     low, high = view.window(dots)
     draw_levels(view, panel, low, high, _GREYS, bar=False)
     draw_dots(panel, dots, labels_of(labels, rows, drawn), size=2.4)
@@ -121,17 +126,27 @@ def _pair(
     panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
 
 
-def _legend(mixture: GaussianMixture, ax: Axes, colours: Sequence[str], with_labels: bool) -> None:
+def _names(mixture: GaussianMixture, groups: Any) -> list[str]:
+    """What every component is called in the legend."""
+    weights = mixture.weights.detach().cpu()
+    if groups is None:
+        return [f"no. {k}: weight {weight:.2f}" for k, weight in enumerate(weights.tolist())]
+    numbers = torch.as_tensor(groups).cpu()
+    together = torch.zeros(int(numbers.max()) + 1, dtype=weights.dtype)
+    together.index_add_(0, numbers, weights)
+    return [f"cluster {g}: weight {together[g]:.2f}" for g in numbers.tolist()]
+
+
+def _legend(ax: Axes, colours: Sequence[str], names: Sequence[str], with_labels: bool) -> None:
     """In the empty corner: which colour is which component, and what the lines are."""
     from matplotlib.axes import Axes as Panel
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], color="black", label="mixture")]
+    lines: list[Line2D] = []
     if len(set(colours)) > 1:
-        lines = [
-            Line2D([], [], color=colour, label=f"no. {k}: weight {share:.2f}")
-            for k, (share, colour) in enumerate(zip(mixture.weights.tolist(), colours, strict=True))
-        ] + lines
+        told = dict(zip(names, colours, strict=True))  # once for all components of a cluster
+        lines = [Line2D([], [], color=told[name], label=name) for name in told]
+    lines.append(Line2D([], [], color="black", label="mixture"))
     if with_labels:
         below = next(p for p in ax.child_axes[1:] if isinstance(p, Panel))
         dots, _ = below.get_legend_handles_labels()

@@ -49,12 +49,19 @@ class View:
         factor = self.mixture.scale_tril.detach()
         return factor @ factor.mT
 
-    def dots(self, rows: Any, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """At most so many of the rows, `(n, m)`, and their numbers; none where there are none."""
+    def dots(self, rows: Any, most: int, weights: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """At most so many of the rows, `(n, m)`, and their numbers; none where there are none.
+
+        Rows of weight 0 are absent.
+        """
         if rows is None:
             return np.zeros((0, len(self.matrix))), np.zeros(0, np.int64)
         rows = rows if hasattr(rows, "shape") else np.asarray(rows)
-        chosen = some(len(rows), most)
+        if weights is None:
+            chosen = some(len(rows), most)
+        else:
+            present = checks.check_weights(weights, len(rows)).nonzero().squeeze(-1).cpu().numpy()
+            chosen = present[some(len(present), most)]
         taken = rows_of(rows, self.matrix.shape[1], chosen)
         return (taken @ self.matrix.mT - self.centre).numpy(), chosen
 
@@ -74,8 +81,8 @@ def plane_view(
 
     Args:
         mixture: of at least two features.
-        plane: two numbers of features, or a matrix `(2, D)`; its two features, or the leading
-            principal axes where it has more, if not given.
+        plane: two numbers of features, a matrix `(2, D)`, or a projection onto two `axes`; the
+            mixture's two features, or the leading principal axes of more, if not given.
         names: of the features.
     """
     d = features(mixture)
@@ -85,6 +92,12 @@ def plane_view(
         axes = principal_axes(mixture, 2)
         centre = axes @ (mixture.weights.double() @ mixture.means.double())
         return _view(mixture, axes, centre, ("1st principal axis", "2nd principal axis"))
+    if hasattr(plane, "axes"):
+        axes = as_tensor(plane.axes).to(device=mixture.device, dtype=_F64)
+        if tuple(axes.shape) != (2, d):
+            raise InputError(f"a plane has axes of shape {(2, d)}, got {tuple(axes.shape)}")
+        centre = axes @ as_tensor(plane.mean).to(axes)
+        return _view(mixture, axes, centre, ("1st axis", "2nd axis"))
     return _chosen(mixture, (0, 1) if plane is None else plane, 2, names)
 
 

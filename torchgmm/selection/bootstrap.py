@@ -8,6 +8,7 @@ rows from the fitted mixture of K, both fits again, and so on.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +17,17 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..collective import alone
 from ..covariance import Family, as_family
 from ..data import ArraySource, Block, Checked, as_source
 from ..data.base import join
-from ..errors import InputError, TorchGMMError
-from ..kernels import as_kernel, full_precision
+from ..errors import ConvergenceWarning, InputError, TorchGMMError
+from ..fitting import EM, BatchResult, Rescue, Status, Tolerance, fit
 from ..mixture import GaussianMixture
 from ..mixture.drawing import draw
-from ..parameters import Parameters, from_moments
+from ..parameters import Parameters
 from ..seeding import Seeding
-from .starts import Centres, Sample, Split, hollow
+from .starts import Sample, Split, hollow
 
 __all__ = ["BootstrapTest", "bootstrap_test"]
 
@@ -110,7 +112,7 @@ def bootstrap_test(
 
     Example:
         >>> import torch, torchgmm as tg
-        >>> x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+        >>> x = torch.randn(300, 2, generator=torch.Generator().manual_seed(1))
         >>> x[150:] += 5
         >>> tests = [tg.bootstrap_test(x, k, n_replicates=19, generator=0) for k in (1, 2)]
         >>> tests[0].p_value, tests[1].p_value > 0.05
@@ -119,45 +121,29 @@ def bootstrap_test(
     checks.check_count("n_replicates", n_replicates)
     k = checks.check_count("n_components", n_components)
     checks.check_floor(reg_covar)
-    drawn = generator if isinstance(generator, torch.Generator) else torch.Generator()
-    if not isinstance(generator, torch.Generator):
-        seed = int(torch.randint(2**62, ())) if generator is None else generator
-        drawn.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
-    x = _in_memory(data, device)
-    if len(x) < 2 * (k + 1):
-        raise InputError(f"{len(x)} row(s) are too few for a test of {k} against {k + 1}")
     fits = _Fits(
         as_family(covariance),
         reg_covar,
         checks.check_count("n_init", n_init),
         tol,
         checks.check_count("max_iter", max_iter),
-        drawn,
+        _as_generator(generator),
     )
+    x = _in_memory(data, device)
+    if len(x) < 2 * (k + 1):
+        raise InputError(f"{len(x)} row(s) are too few for a test of {k} against {k + 1}")
     null, alternative = fits.pair(x.unsqueeze(0), k)
-    for found, count in ((null, k), (alternative, k + 1)):
-        if not math.isfinite(float(found.level)):
-            raise InputError(
-                f"no sound fit of {count} {fits.family.name} component(s): every one has a "
-                "component without spread of its own in some direction; give fewer components, a "
-                "simpler family or a larger reg_covar"
-            )
-    statistic = float(2 * len(x) * (alternative.level - null.level))
-    ratios = []
-    truth = _one(null.parameters, 0)
-    for rows in _drawn(truth, len(x), n_replicates, drawn):
-        low, high = fits.pair(rows, k, truth)
-        ratios.append(2 * len(x) * (high.level - low.level))
-        if on_replicates is not None:
-            on_replicates(sum(map(len, ratios)))
-    replicates = torch.cat(ratios).cpu()
-    replicates[~replicates.isfinite()] = math.nan
-    if int(replicates.isnan().sum()) * 2 > n_replicates:
+    for found in (null, alternative):
+        found.require_sound()
+    replicates = fits.replicates(null.parameters[0], len(x), n_replicates, on_replicates)
+    failed = int(replicates.isnan().sum())
+    if 2 * failed > n_replicates:
         raise InputError(
-            f"{int(replicates.isnan().sum())} of {n_replicates} replicates have no sound fit: give "
-            "a simpler family, fewer components or a larger reg_covar"
+            f"{failed} of {n_replicates} replicates have no sound fit: give a simpler family, "
+            "fewer components or a larger reg_covar"
         )
-    made = (GaussianMixture.from_parameters(_one(p.parameters, 0)) for p in (null, alternative))
+    statistic = float(2 * len(x) * (alternative.level - null.level))
+    made = (GaussianMixture.from_parameters(p.parameters[0]) for p in (null, alternative))
     return BootstrapTest(statistic, replicates, *made)
 
 
@@ -167,6 +153,16 @@ class _Ends:
 
     parameters: Parameters  # (B, ...)
     level: Tensor  # (B,) mean log-likelihood, nats; -inf where the fit is not sound
+
+    def require_sound(self) -> None:
+        """Refuse to go on without a fit that the likelihood can judge."""
+        if not bool(self.level.isfinite().all()):
+            k, family = self.parameters.n_components, self.parameters.family
+            raise InputError(
+                f"no sound fit of {k} {family.name} component(s): every one has a component "
+                "without spread of its own in some direction; give fewer components, a simpler "
+                "family or a larger reg_covar"
+            )
 
 
 @dataclass(frozen=True)
@@ -189,19 +185,34 @@ class _Fits:
             null = self._best(x, k, [] if fewer is None else [self._split(x, fewer, k)])
         return null, self._best(x, k + 1, [self._split(x, null, k + 1)])
 
+    def replicates(
+        self, truth: Parameters, n_rows: int, count: int, told: Callable[[int], None] | None
+    ) -> Tensor:
+        """Likelihood ratios of rows drawn from a mixture, `(count,)`; NaN where a fit failed."""
+        ratios: list[Tensor] = []
+        for rows in _drawn(truth, n_rows, count, self.generator):
+            low, high = self.pair(rows, truth.n_components, truth)
+            ratios.append(2 * n_rows * (high.level - low.level))
+            if told is not None:
+                told(sum(map(len, ratios)))
+        found = torch.cat(ratios).cpu()
+        return torch.where(found.isfinite(), found, math.nan)
+
     def _best(self, x: Tensor, k: int, starts: list[Parameters]) -> _Ends:
         """The best sound end, of each batch entry, from k-means and other starts."""
         samples = [Sample(Block(rows, None, 0), self.generator) for rows in x]
         for _ in range(self.n_init):
-            centres = [Centres(sample.fresh(k)) for sample in samples]
+            centres = [sample.fresh(k, self.family) for sample in samples]
             starts = [*starts, self._started(x, k, centres)]
         n = len(starts)
         ends = self._climb(x.repeat(n, 1, 1), _joined(starts), samples * n)
         best = ends.level.view(n, -1).argmax(0) * len(x) + torch.arange(len(x), device=x.device)
-        return _Ends(_some(ends.parameters, best), ends.level[best])
+        return _Ends(ends.parameters[best], ends.level[best])
 
     def _split(self, x: Tensor, ends: _Ends, k: int) -> Parameters:
-        return self._started(x, k, [Split(_one(ends.parameters, b)) for b in range(len(x))])
+        units = [Sample(Block(rows, None, 0), self.generator).unit(self.family) for rows in x]
+        splits = [Split(ends.parameters[b], unit) for b, unit in enumerate(units)]
+        return self._started(x, k, splits)
 
     def _started(self, x: Tensor, k: int, seedings: list[Any]) -> Parameters:
         made = (
@@ -215,34 +226,43 @@ class _Fits:
             return seeding(source, k, self.family, self.floor, self.generator)
         except (TorchGMMError, ArithmeticError):  # a start that is none: never the best end
             d = source.n_features
-            nothing = torch.full(
-                (k, d), math.nan, dtype=torch.float64, device=source.first().x.device
-            )
+            device = source.first().x.device
+            nothing = torch.full((k, d), math.nan, dtype=torch.float64, device=device)
             scale = nothing.new_full(self.family.scale_shape(k, d), math.nan)
             return Parameters(nothing[:, 0], nothing, scale, self.family)
 
-    def _climb(self, x: Tensor, p: Parameters, samples: list[Sample]) -> _Ends:
-        """EM of all fits together; those that have ended leave the batch."""
-        kernel = as_kernel("auto")
-        done, level = p, p.means.new_full((len(x),), -math.inf)
-        active = p.means.isfinite().flatten(1).all(1).nonzero().flatten()
-        for step in range(self.max_iter + 1):
-            if not len(active):
-                break
-            now = _some(done, active)
-            with full_precision(x.device):
-                moments = kernel.accumulate(x[active], None, now)
-            rises = moments.mean_log_prob - level[active]
-            after, hopeless = from_moments(moments, self.family, self.floor)
-            level[active] = torch.where(hopeless.any(-1), -math.inf, moments.mean_log_prob)
-            level[active] = torch.nan_to_num(level[active], nan=-math.inf)
-            goes = (rises > self.tol) & level[active].isfinite() & (step < self.max_iter)
-            done = _put(done, active[goes], _some(after, goes.nonzero().flatten()))
-            active = active[goes]
-        for b in level.isfinite().nonzero().flatten().tolist():
-            if hollow(_one(done, b), self.floor, samples[b].covariance()):
-                level[b] = -math.inf
-        return _Ends(done, level)
+    def _climb(self, x: Tensor, start: Parameters, samples: list[Sample]) -> _Ends:
+        """All fits together, as one batch of mixtures."""
+        level = x.new_full((len(x),), -math.inf)
+        sound = start.means.isfinite().flatten(1).all(1).nonzero().flatten()
+        if not len(sound):
+            return _Ends(start, level)
+        k, d = start.means.shape[1:]
+        mixture = GaussianMixture(
+            k, d, self.family, batch_shape=(len(sound),), dtype=x.dtype, device=x.device
+        )
+        # replaced components would be other fits than those that the test is about
+        as_it_is = Rescue(empty="keep", collapsed="keep")
+        method = EM(self.max_iter, reg_covar=self.floor, rescue=as_it_is)
+        with warnings.catch_warnings(), alone():  # every process makes the whole test
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            result = fit(mixture, x[sound], method, init=start[sound], stop=Tolerance(self.tol))
+        assert isinstance(result, BatchResult)
+        ends = start.put(sound, result.parameters)
+        levels, statuses = result.levels.tolist(), result.statuses
+        for b, own, status in zip(sound.tolist(), levels, statuses, strict=True):
+            failed = status in (Status.SINGULAR, Status.DIVERGED)
+            if not failed and not hollow(ends[b], self.floor, samples[b].covariance()):
+                level[b] = own
+        return _Ends(ends, level)
+
+
+def _as_generator(generator: torch.Generator | int | None) -> torch.Generator:
+    if isinstance(generator, torch.Generator):
+        return generator
+    seed = int(torch.randint(2**62, ())) if generator is None else generator
+    made = torch.Generator()
+    return made.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
 
 
 def _in_memory(data: Any, device: Any) -> Tensor:
@@ -273,28 +293,8 @@ def _drawn(
         yield rows.to(truth.means.device)
 
 
-# batches of parameters ---------------------------------------------------------------------------
-
-
-def _one(p: Parameters, b: int) -> Parameters:
-    return p.map(lambda t: t[b])
-
-
-def _some(p: Parameters, index: Tensor) -> Parameters:
-    return p.map(lambda t: t[index])
-
-
 def _repeated(p: Parameters, count: int) -> Parameters:
     return p.map(lambda t: t.expand(count, *t.shape))
-
-
-def _put(p: Parameters, index: Tensor, new: Parameters) -> Parameters:
-    return Parameters(
-        p.logits.index_copy(0, index, new.logits),
-        p.means.index_copy(0, index, new.means),
-        p.scale.index_copy(0, index, new.scale),
-        p.family,
-    )
 
 
 def _joined(parts: list[Parameters]) -> Parameters:

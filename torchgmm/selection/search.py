@@ -22,7 +22,7 @@ from ..seeding import Seeding
 from .criteria import CRITERIA, Evidence, check_criterion, evidence, n_parameters
 from .parts import Part
 from .result import Candidate, Selection, best_of
-from .starts import Centres, Sample, Split, hollow
+from .starts import Sample, Split, hollow
 
 __all__ = ["select"]
 
@@ -51,10 +51,11 @@ def select(
 
     Every fit has two starts, and the better end counts: k-means, which runs on one sample of the
     rows for all families, and the mixture of the number before with its widest component split.
-    Either alone was found to miss what the other finds. A family is left when the criterion has
-    not improved for `patience` numbers of components in a row. Fits with a component that has no
-    spread of its own in some direction are no candidates, as in mclust (Fraley & Raftery 2002):
-    their likelihood is that of the floor.
+    Either alone was found to miss what the other finds. Families that have a variance for every
+    feature do both in units of the standard deviations, so that units do not change the choice. A
+    family is left when the criterion has not improved for `patience` numbers of components in a
+    row. Fits with a component that has no spread of its own in some direction are no candidates, as
+    in mclust (Fraley & Raftery 2002): their likelihood is that of the floor.
 
     | criterion | judges | better |
     |---|---|---|
@@ -134,6 +135,7 @@ class _Search:
     """What all fits share."""
 
     source: Source
+    n_features: int
     dtype: torch.dtype
     device: torch.device
     generator: torch.Generator
@@ -146,8 +148,8 @@ class _Search:
     group: Group = ALONE
 
     def checked(self, source: Source) -> Checked:
-        dtype = checks.compute_dtype(source.dtype, self.dtype)
-        return Checked(spread(source, self.group), dtype, self.device)
+        rows = spread(source, self.group)
+        return Checked(rows, checks.compute_dtype(rows.dtype, self.dtype), self.device)
 
     def sample(self, most: int) -> Sample:
         size = max(_SAMPLE, 256 * most)
@@ -209,11 +211,11 @@ class _Search:
         """The best sound fit from every start."""
         if len(sample.block.x) < k:
             raise InputError(f"{len(sample.block.x)} row(s) cannot be fitted with {k} components")
-        starts: list[Seeding] = [Centres(sample.centres(k))]
-        starts += [Centres(sample.fresh(k)) for _ in range(self.n_init - 1)]
+        starts: list[Seeding] = [sample.centres(k, family)]
+        starts += [sample.fresh(k, family) for _ in range(self.n_init - 1)]
         before = chains.get(fold)
         if before is not None and k <= 2 * before.n_components:
-            starts.append(Split(before))
+            starts.append(Split(before, sample.unit(family)))
         sound, why = [], ""
         for start in starts:
             try:
@@ -241,8 +243,7 @@ class _Search:
             )
 
     def _mixture(self, k: int, family: Family) -> GaussianMixture:
-        d = self.source.n_features
-        return GaussianMixture(k, d, family, dtype=self.dtype, device=self.device)
+        return GaussianMixture(k, self.n_features, family, dtype=self.dtype, device=self.device)
 
     def final(self, chosen: Candidate) -> GaussianMixture:
         """The mixture of the candidate; where rows were held out it is fitted to all of them."""
@@ -274,9 +275,10 @@ def _opened(
     drawn = group.same_generator(drawn)
     place = data.device if isinstance(data, torch.Tensor) else torch.device("cpu")
     place = place if device is None else torch.device(device)
-    dtype = checks.compute_dtype(source.dtype, torch.float32)
+    rows = spread(source, group)  # a process that has none of its own learns their width
+    dtype = checks.compute_dtype(rows.dtype, torch.float32)
     cut = int(torch.randint(2**62, (), generator=drawn))
-    return _Search(source, dtype, place, drawn, cut=cut, group=group)
+    return _Search(source, rows.n_features, dtype, place, drawn, cut=cut, group=group)
 
 
 def _counts(n_components: Iterable[int]) -> list[int]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..covariance import Family
 from ..data import Block, Source
-from ..kernels import GivenSums, as_kernel
-from ..kmeans import kmeans, kmeans_plus_plus
+from ..kernels import GivenSums, as_kernel, labelled_sums
+from ..kmeans import assign, kmeans, kmeans_plus_plus
 from ..parameters import Parameters
-from ..seeding import Seeding, first_parameters, nearest_sums
+from ..seeding import Seeding, first_parameters
 
 __all__ = ["Centres", "Sample", "Split"]
 
@@ -23,9 +23,11 @@ class Centres(Seeding):
 
     Args:
         centres: `(K, D)`, float64.
+        unit: in which distances along each feature are measured, `(D,)`; the rows' own if None.
     """
 
     centres: Tensor
+    unit: Tensor | None = None
 
     def __call__(
         self,
@@ -35,7 +37,12 @@ class Centres(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        sums = nearest_sums(source.blocks(), self.centres, family).over(source.group)
+        unit = torch.ones_like(self.centres[0]) if self.unit is None else self.unit
+
+        def nearest(block: Block) -> Tensor:
+            return assign(block.x / unit.to(block.x.dtype), self.centres / unit)[0]
+
+        sums = labelled_sums(source.blocks(), self.centres, family, nearest).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -49,9 +56,11 @@ class Split(Seeding):
 
     Args:
         parameters: of fewer components, at least half as many.
+        unit: in which lengths along each feature are measured, `(D,)`; the rows' own if None.
     """
 
     parameters: Parameters
+    unit: Tensor | None = None
 
     def __call__(
         self,
@@ -77,11 +86,15 @@ class Split(Seeding):
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
     def _widest(self, count: int) -> tuple[Tensor, Tensor]:
-        """Numbers `(count,)` and axes `(count, D)` of the components to cut."""
+        """Numbers `(count,)` of the components to cut, and normals `(count, D)` of the cuts."""
         p = self.parameters
-        values, vectors = torch.linalg.eigh(covariances(p))
+        unit = torch.ones_like(p.means[0]) if self.unit is None else self.unit
+        # axes of equal length, as all are of one component in units of its own deviations: the
+        # first is cut, not whichever rounding says
+        nearly = unit * (1 + 1e-6 * torch.arange(len(unit), dtype=unit.dtype, device=unit.device))
+        values, vectors = torch.linalg.eigh(covariances(p) / nearly / nearly.unsqueeze(-1))
         which = (p.log_weights.exp() * values[:, -1]).topk(count).indices
-        return which, vectors[which, :, -1]
+        return which, vectors[which, :, -1] / unit
 
 
 @dataclass
@@ -95,18 +108,32 @@ class Sample:
 
     block: Block
     generator: torch.Generator
-    _found: dict[int, Tensor] = field(default_factory=dict)
+    _found: dict[tuple[int, bool], Centres] = field(default_factory=dict)
 
-    def centres(self, k: int) -> Tensor:
-        """Centres `(K, D)`: the same for every family."""
-        if k not in self._found:
-            self._found[k] = self.fresh(k)
-        return self._found[k]
+    def centres(self, k: int, family: Family) -> Centres:
+        """K centres: the same for all families that see features in the same units."""
+        key = (k, _measures(family))
+        if key not in self._found:
+            self._found[key] = self.fresh(k, family)
+        return self._found[key]
 
-    def fresh(self, k: int) -> Tensor:
-        """Centres `(K, D)`, drawn anew."""
-        x, w = self.block.x, self.block.w
-        return kmeans(x, w, kmeans_plus_plus(x, w, k, self.generator))
+    def fresh(self, k: int, family: Family) -> Centres:
+        """K centres, drawn anew."""
+        x, w, unit = self.block.x, self.block.w, self.unit(family)
+        scaled = x / unit.to(x.dtype)
+        found = kmeans(scaled, w, kmeans_plus_plus(scaled, w, k, self.generator))
+        return Centres(found * unit, unit)
+
+    def unit(self, family: Family) -> Tensor:
+        """What lengths along each feature are measured in, `(D,)`, float64.
+
+        The standard deviation of the rows (1 of a constant feature) where the family has a
+        variance for every feature, so that units have no part in its fits either; else 1.
+        """
+        if not _measures(family):
+            return torch.ones_like(self.block.x[0], dtype=torch.float64)
+        spread = self.covariance().diagonal().sqrt()
+        return torch.where(spread > 0, spread, 1)
 
     def covariance(self) -> Tensor:
         """Of all rows, `(D, D)`, float64."""
@@ -138,3 +165,8 @@ def hollow(p: Parameters, floor: float, whole: Tensor) -> list[int]:
     there = (vectors * (whole @ vectors)).sum(-2)  # variance of all rows along each axis
     bare = (values <= (2 * floor + 1e-9 * there)) & (there > 100 * floor) & (there > 0)
     return [int(k) for k in bare.any(-1).nonzero().flatten()]
+
+
+def _measures(family: Family) -> bool:
+    """Whether a family has a variance for every feature: then a change of units changes no fit."""
+    return family.factor_shape(2)[0] > 1

@@ -1,0 +1,498 @@
+"""Rows of many groups at once: a table per group, of equal or different length, or one for all."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..errors import InputError
+from .arrays import ArraySource, as_table, as_tensor
+from .base import Block, Source
+from .checked import Checked
+from .door import as_source
+
+__all__ = ["Groups", "PackedGroups", "SharedGroups", "as_groups"]
+
+# What one block may hold: a gathered copy of some groups' rows.
+_BLOCK_BYTES = 16 * 2**20
+# Tables side by side have one length. Groups shorter than the longest beside them are filled up
+# with rows of weight 0, of which there are never more than one in five.
+_FULL = 0.8
+
+
+class Groups(Source):
+    """Rows of several groups: a batch of mixtures is fitted to them, one to each.
+
+    Attributes:
+        n_groups: B.
+        counts: `(B,)` rows of positive weight of every group, on the CPU.
+    """
+
+    stable = False  # which groups are left changes from pass to pass
+    n_groups: int
+    counts: Tensor
+
+    @abstractmethod
+    def only(self, index: Tensor) -> Groups:
+        """Some of the groups, by number `(b,)`; no row is copied."""
+
+    @abstractmethod
+    def of(self, group: int) -> Source:
+        """The rows of one group."""
+
+    @abstractmethod
+    def samples(self, size: int, generator: torch.Generator) -> Iterator[Block]:
+        """At most `size` rows of every group, drawn without replacement; every group comes once.
+
+        Blocks are `(b, n, D)` with their `groups`.
+        """
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Rows that stand side by side in one block: `length` rows each, where there are so many."""
+
+    groups: Tensor  # (b,)
+    starts: Tensor  # (b,) places of their first rows
+    counts: Tensor  # (b,) rows
+
+    @property
+    def length(self) -> int:
+        return int(self.counts.max())
+
+
+class PackedGroups(Groups):
+    """Groups as runs of one table `(M, D)`, or of an order of its rows.
+
+    Nothing is copied but the rows of the block under way.
+
+    Args:
+        table: the rows of all groups.
+        weights: one number per row, or None.
+        order: `(M',)` numbers of rows; those of a group stand together. None: the table's own.
+        starts: `(B,)` where each group begins in that order.
+        counts: `(B,)` how many rows it has.
+        dtype: of the computation.
+        device: where blocks go.
+    """
+
+    def __init__(
+        self,
+        table: Tensor | np.ndarray,
+        weights: Tensor | None,
+        order: Tensor | None,
+        starts: Tensor,
+        counts: Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._table, self._weights, self._order = table, weights, order
+        self._starts, self.counts = starts, counts
+        self._device, self.dtype = device, dtype
+        self.n_groups, self.n_features = len(starts), int(table.shape[1])
+        self.n_rows = int(counts.sum())
+        self._plan: list[_Pieces] | None = None
+        self._clean = False
+
+    def only(self, index: Tensor) -> PackedGroups:
+        starts, counts = self._starts[index], self.counts[index]
+        some = PackedGroups(
+            self._table, self._weights, self._order, starts, counts, self.dtype, self._device
+        )
+        some._clean = self._clean
+        return some
+
+    def of(self, group: int) -> Source:
+        start, count = int(self._starts[group]), int(self.counts[group])
+        places: Any = slice(start, start + count)
+        if self._order is not None:
+            places = self._order[places]
+        w = None if self._weights is None else self._weights[places]
+        source = ArraySource(self._table[places], w)
+        return Checked(source, self.dtype, self._device)
+
+    def blocks(self, *, skip: int = 0) -> Iterator[Block]:
+        if self._plan is None:
+            self._plan = list(self._pieces(self._most_rows))
+        for number, pieces in enumerate(self._plan[skip:], skip):
+            yield self._block(pieces, number)
+        self._clean = self._clean or skip == 0
+
+    def samples(self, size: int, generator: torch.Generator) -> Iterator[Block]:
+        for number, pieces in enumerate(self._pieces(None)):
+            if pieces.length <= size:
+                yield self._block(pieces, number)
+                continue
+            pick = _picker(pieces.counts, size, generator)
+            few = _Pieces(pieces.groups, pieces.starts, pieces.counts.clamp_max(size))
+            yield self._block(few, number, pick)
+
+    @property
+    def _most_rows(self) -> int:
+        return max(256, _BLOCK_BYTES // (self.n_features * self.dtype.itemsize))
+
+    def _pieces(self, most: int | None) -> Iterator[_Pieces]:
+        """Groups, cut where they have more than `most` rows, with others of about their length."""
+        groups, starts, counts = torch.arange(self.n_groups), self._starts, self.counts
+        if most is not None and int(counts.max()) > most:
+            groups, starts, counts = _cut(starts, counts, most)
+        if int(counts.min()) < int(counts.max()):
+            order = counts.argsort(descending=True, stable=True)
+            groups, starts, counts = groups[order], starts[order], counts[order]
+        first = 0
+        while first < len(counts):
+            length = int(counts[first])
+            last = int(torch.searchsorted(-counts, -_FULL * length, right=True))
+            last = min(last, first + max(1, self._most_rows // length))
+            some = slice(first, last)
+            # a group that is cut must not come twice in one block: sums are put in their places
+            if most is not None and len(groups) > self.n_groups:
+                last = first + _distinct(groups[some])
+                some = slice(first, last)
+            yield _Pieces(groups[some], starts[some], counts[some])
+            first = last
+
+    def _block(
+        self, pieces: _Pieces, number: int, pick: Callable[[Tensor], Tensor] | None = None
+    ) -> Block:
+        length, b = pieces.length, len(pieces.groups)
+        even = int(pieces.counts.min()) == length
+        filled = None if even else int(pieces.counts.sum())
+        w: Tensor | None
+        if even and pick is None and self._order is None and _adjoin(pieces.starts, length):
+            rows = slice(int(pieces.starts[0]), int(pieces.starts[0]) + b * length)
+            x, w = self._read(rows)
+            shape = (b, length)
+        elif even and pick is None and self._order is None and self._side_by_side(length):
+            shape = (b, length)
+            x, w = self._tables(pieces.starts // length, length)
+        else:
+            within = torch.arange(length).expand(b, length)
+            places = within if even else torch.minimum(within, pieces.counts[:, None] - 1)
+            if pick is not None:
+                places = pick(places)
+            places = places + pieces.starts[:, None]
+            index = places.flatten() if self._order is None else self._order[places.flatten()]
+            x, w = self._read(index)
+            shape = (b, length)
+            if not even:
+                there = (within < pieces.counts[:, None]).flatten().to(self._device)
+                w = there.to(self.dtype) if w is None else w * there
+        if not self._clean:
+            _check(x.view(*shape, -1), self.dtype, pieces.groups)
+        x = x.to(self._device, self.dtype).view(*shape, -1)
+        w = None if w is None else w.view(shape)
+        return Block(x, w, 0, number=number, groups=pieces.groups, filled=filled)
+
+    def _side_by_side(self, length: int) -> bool:
+        """Whether the table is made of tables of that length."""
+        return len(self._table) % length == 0 and not bool((self._starts % length).any())
+
+    def _tables(self, index: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
+        """Whole tables of `length` rows, by number: faster than row by row."""
+        w = None
+        if self._weights is not None:
+            w = self._weights.view(-1, length)[index].to(self._device, self.dtype)
+        tables = self._table.reshape(-1, length, self.n_features)
+        if isinstance(tables, Tensor):
+            return tables.index_select(0, index.to(tables.device)), w
+        return as_tensor(tables[index.numpy()]), w
+
+    def _read(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows as they are stored, and their weights as the computation wants them."""
+        if isinstance(self._table, Tensor):
+            index = rows if isinstance(rows, slice) else rows.to(self._table.device)
+            x = self._table[index]
+        else:
+            x = as_tensor(self._table[rows if isinstance(rows, slice) else rows.numpy()])
+        w = None if self._weights is None else self._weights[rows].to(self._device, self.dtype)
+        return x, w
+
+
+class SharedGroups(Groups):
+    """One source of rows for all groups: restarts, or weights `(B, N)` of the groups' own.
+
+    Args:
+        source: as a fit reads it.
+        n_groups: B.
+        weights: `(B, N)`, where groups weigh the rows differently.
+    """
+
+    def __init__(self, source: Source, n_groups: int, weights: Tensor | None = None) -> None:
+        self.source, self.n_groups, self._weights = source, n_groups, weights
+        self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
+        self.replayable, self.reads = source.replayable, source.reads
+        rows = -1 if source.n_rows is None else source.n_rows
+        self.counts = torch.full((n_groups,), rows)
+        if weights is not None:
+            self.counts = (weights > 0).sum(-1).cpu()
+
+    @property
+    def row_bytes(self) -> int:
+        return self.source.row_bytes
+
+    def only(self, index: Tensor) -> SharedGroups:
+        weights = self._weights
+        if weights is not None:
+            weights = weights[index.to(weights.device)]
+        return SharedGroups(self.source, len(index), weights)
+
+    def of(self, group: int) -> Source:
+        if self._weights is None:
+            return self.source
+        return _Reweighted(self.source, self._weights[group])
+
+    def blocks(self, *, skip: int = 0) -> Iterator[Block]:
+        for block in self.source.blocks(skip=skip):
+            yield block if self._weights is None else _weighted(block, self._weights)
+
+    def samples(self, size: int, generator: torch.Generator) -> Iterator[Block]:
+        block = self.source.sample(size, generator)
+        if self._weights is not None:
+            block = _weighted(block, self._weights)
+        x = block.x.expand(self.n_groups, *block.x.shape)
+        w = None if block.w is None else block.w.expand(x.shape[:-1])
+        # kept small by number of groups, as `size` bounds their rows
+        each = max(1, _BLOCK_BYTES // max(1, x[0].numel() * x.element_size()))
+        for number, first in enumerate(range(0, self.n_groups, each)):
+            some = torch.arange(first, min(first + each, self.n_groups))
+            part = slice(first, first + each)
+            own = None if w is None else w[part]
+            yield Block(x[part], own, 0, number=number, groups=some)
+
+
+class _Reweighted(Source):
+    """A source whose rows weigh otherwise for one group."""
+
+    def __init__(self, source: Source, weights: Tensor) -> None:
+        self._source, self._weights = source, weights
+        self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
+
+    def blocks(self, *, skip: int = 0) -> Iterator[Block]:
+        for block in self._source.blocks(skip=skip):
+            mine = _weighted(block, self._weights)
+            assert mine.w is not None
+            yield mine.take(mine.w.nonzero().squeeze(-1))
+
+
+def _weighted(block: Block, weights: Tensor) -> Block:
+    """A block with its rows' columns of `weights (*B, N)`."""
+    own = weights[..., block.numbers().to(weights.device)].to(block.x.device, block.x.dtype)
+    return Block(block.x, own, block.start, block.kept, block.number)
+
+
+def _cut(starts: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups as pieces of at most `most` rows: their group, their start, their rows."""
+    pieces = -(-counts // most)
+    groups = torch.arange(len(counts)).repeat_interleave(pieces)
+    ends = pieces.cumsum(0)
+    nth = torch.arange(int(ends[-1])) - (ends - pieces)[groups]
+    # about equal parts, so that few rows are filled up
+    each = -(-counts // pieces)[groups]
+    first = nth * each
+    return groups, starts[groups] + first, (counts[groups] - first).clamp_max(each)
+
+
+def _distinct(groups: Tensor) -> int:
+    """How many come before one of them comes again."""
+    seen: set[int] = set()
+    for n, g in enumerate(groups.tolist()):
+        if g in seen:
+            return n
+        seen.add(g)
+    return len(groups)
+
+
+def _adjoin(starts: Tensor, length: int) -> bool:
+    return bool((starts.diff() == length).all())
+
+
+def _picker(counts: Tensor, size: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Turns places below `size` into rows drawn without replacement, in groups that have more."""
+    chosen = [torch.randperm(n, generator=generator)[:size].sort().values for n in counts.tolist()]
+
+    def pick(places: Tensor) -> Tensor:
+        return torch.stack([own[at] for own, at in zip(chosen, places, strict=True)])
+
+    return pick
+
+
+def _check(x: Tensor, dtype: torch.dtype, groups: Tensor) -> None:
+    """Refuse what no fit can use, naming the group."""
+    try:
+        checks.check_finite(x, dtype)
+    except InputError:
+        for group, rows in zip(groups.tolist(), x, strict=True):
+            checks.check_finite(rows, dtype, what=f"rows of group {group}")
+        raise
+
+
+# the door ---------------------------------------------------------------------------------------
+
+
+def as_groups(
+    data: Any,
+    batch_shape: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    weights: Any = None,
+    labels: Any = None,
+    encoder: Any = None,
+) -> Groups:
+    """Rows for a batch of mixtures from whatever holds them.
+
+    | data | read |
+    |---|---|
+    | `(*B, N, D)` | a table per mixture |
+    | list of B tables `(n_b, D)` | of different length |
+    | `(M, D)` with `labels (M,)` | each row belongs to the mixture of its label |
+    | anything else that `as_source` takes | the same rows for all |
+
+    Args:
+        data: the rows.
+        batch_shape: of the mixtures.
+        dtype: of the mixtures.
+        device: theirs.
+        weights: shaped as the rows are, without their last axis; `(N,)` where all share them.
+        labels: numbers of the mixtures, in the order of the flattened batch; negative: of none.
+        encoder: as in `as_source`.
+
+    Raises:
+        InputError: rows, weights or labels that do not fit the batch or each other.
+    """
+    n_groups = int(np.prod(batch_shape))
+    if n_groups < 1:
+        raise InputError(f"a batch of shape {tuple(batch_shape)} holds no mixture to fit")
+    many = isinstance(data, (list, tuple)) and len(data) > 0 and all(np.ndim(x) == 2 for x in data)
+    if labels is not None:
+        return _labelled(data, weights, labels, n_groups, dtype, device)
+    if many and encoder is None:
+        return _listed(data, weights, n_groups, dtype, device)
+    if encoder is None and isinstance(data, (Tensor, np.ndarray)) and data.ndim > 2:
+        return _stacked(as_table(data), weights, tuple(batch_shape), dtype, device)
+    w = None if weights is None or isinstance(weights, (str, int)) else as_tensor(as_table(weights))
+    own = w is not None and w.dim() > 1
+    source = as_source(data, None if own else weights, encoder=encoder)
+    read = Checked(source, checks.compute_dtype(source.dtype, dtype), device)
+    if not own:
+        return SharedGroups(read, n_groups)
+    assert w is not None
+    shape = (*batch_shape, source.n_rows)
+    if tuple(w.shape) != shape:
+        raise InputError(f"weights must be (N,) or {shape}, got shape {tuple(w.shape)}")
+    w = w.reshape(n_groups, -1)
+    flat = checks.check_weights(w.flatten(), w.numel()).view(w.shape)
+    _check_weighted((flat > 0).sum(-1))
+    return SharedGroups(read, n_groups, flat)
+
+
+def _stacked(
+    table: Tensor | np.ndarray,
+    weights: Any,
+    batch_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Groups:
+    shape = tuple(table.shape)
+    if shape[:-2] != batch_shape:
+        raise InputError(
+            f"rows of shape {shape} do not fit a batch of shape {batch_shape}: give "
+            f"{(*batch_shape, 'N', 'D')}, one table (N, D) for all, or a list of tables"
+        )
+    checks.check_rows(shape, None, len(batch_shape))
+    b, n = int(np.prod(batch_shape)), shape[-2]
+    if weights is not None:
+        w = as_tensor(as_table(weights))
+        if tuple(w.shape) not in ((n,), shape[:-1]):
+            raise InputError(f"weights must be {shape[:-1]} or ({n},), got {tuple(w.shape)}")
+        weights = w.expand(shape[:-1]).reshape(-1)
+    counts = torch.full((b,), n)
+    return _packed(table.reshape(-1, shape[-1]), weights, None, counts, dtype, device)
+
+
+def _listed(
+    tables: Sequence[Any], weights: Any, n_groups: int, dtype: torch.dtype, device: torch.device
+) -> Groups:
+    if len(tables) != n_groups:
+        raise InputError(f"{len(tables)} tables of rows do not fit a batch of {n_groups} mixtures")
+    parts = [as_tensor(as_table(x)) for x in tables]
+    for number, part in enumerate(parts):
+        if part.shape[1] != parts[0].shape[1] or not len(part):
+            raise InputError(
+                f"table {number} has the shape {tuple(part.shape)}, the first one "
+                f"{tuple(parts[0].shape)}: all need rows, and the same columns"
+            )
+    if weights is not None:
+        given = [as_tensor(as_table(w)) for w in weights]
+        sizes = [(len(w), len(part)) for w, part in zip(given, parts, strict=False)]
+        if len(given) != len(parts) or any(a != b for a, b in sizes):
+            raise InputError("weights must be a list as the rows are: one number per row of each")
+        weights = torch.cat(given)
+    counts = torch.tensor([len(part) for part in parts])
+    return _packed(torch.cat(parts), weights, None, counts, dtype, device)
+
+
+def _labelled(
+    data: Any,
+    weights: Any,
+    labels: Any,
+    n_groups: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Groups:
+    table = as_table(data)
+    checks.check_rows(tuple(table.shape), None)
+    own = as_tensor(as_table(labels)).cpu()
+    if tuple(own.shape) != (len(table),) or own.dtype.is_floating_point:
+        raise InputError(
+            f"groups must be one integer per row, ({len(table)},), got {own.dtype} of shape "
+            f"{tuple(own.shape)}"
+        )
+    if int(own.max()) >= n_groups:
+        raise InputError(
+            f"groups must lie in 0..{n_groups - 1} (negative: of none), the largest is "
+            f"{int(own.max())}"
+        )
+    order = own.argsort(stable=True)
+    order = order[int((own < 0).sum()) :]
+    counts = own[order].bincount(minlength=n_groups)
+    return _packed(table, weights, order, counts, dtype, device)
+
+
+def _packed(
+    table: Tensor | np.ndarray,
+    weights: Any,
+    order: Tensor | None,
+    counts: Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PackedGroups:
+    """Rows of weight 0 leave the order, whatever they hold."""
+    w = None if weights is None else checks.check_weights(weights, len(table)).cpu()
+    if w is not None and not bool(w.all()):
+        order = torch.arange(len(table)) if order is None else order
+        there = w[order] > 0
+        group = torch.arange(len(counts)).repeat_interleave(counts)
+        order, counts = order[there], group[there].bincount(minlength=len(counts))
+    _check_weighted(counts)
+    wanted = checks.compute_dtype(as_tensor(table[:1]).dtype, dtype)
+    starts = counts.cumsum(0) - counts
+    return PackedGroups(table, w, order, starts, counts, wanted, device)
+
+
+def _check_weighted(counts: Tensor) -> None:
+    if bool((counts == 0).any()):
+        empty = (counts == 0).nonzero().flatten().tolist()
+        shown = ", ".join(map(str, empty[:8])) + (", ..." if len(empty) > 8 else "")
+        raise InputError(
+            f"{len(empty)} group(s) have no row of positive weight: {shown}: leave those mixtures "
+            "out of the batch"
+        )

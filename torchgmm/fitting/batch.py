@@ -1,0 +1,311 @@
+"""A fit of many mixtures at once: each has its own end, and those that are done leave."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import checks
+from ..collective import current
+from ..data import Groups, as_groups
+from ..errors import InputError
+from ..kernels import full_precision
+from ..mixture import GaussianMixture
+from ..parameters import Parameters, filled_up
+from ..seeding import Seeding, Start
+from .base import BatchStep, Method, Problem, State, Status, Step
+from .climb import STALL
+from .events import BatchResult, Course, Event, Observer
+from .stopping import Stop
+
+__all__ = ["Batch", "Run"]
+
+_ALIVE = -1  # in the place of a status
+_STATUS = tuple(Status)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Fits a batch of mixtures, with the steps that fit one.
+
+    Args:
+        mixture: changed in place.
+        method: how steps are made.
+        stop: the rule, which every mixture meets by itself.
+        observers: told about steps of all together.
+    """
+
+    mixture: GaussianMixture
+    method: Method
+    stop: Stop
+    observers: tuple[Observer, ...]
+
+    def open(self, data: Any, weights: Any, labels: Any, encoder: Any) -> Groups:
+        """The rows, with as many as each mixture needs."""
+        own = self.mixture
+        if not self.method.takes_batches:
+            raise InputError(
+                f"{type(self.method).__name__} fits one mixture at a time: fit mixture[b] for "
+                "each b and `stack` them, or use EM, which takes a batch"
+            )
+        if current().size > 1:
+            raise InputError(
+                "a batch of mixtures is fitted by one process: let each fit its own, inside "
+                "`with torchgmm.alone():`"
+            )
+        if isinstance(data, torch.Tensor) and data.device.type not in ("cpu", own.device.type):
+            raise InputError(f"rows are on {data.device}, the mixture on {own.device}: move one")
+        rows = as_groups(
+            data,
+            own.batch_shape,
+            own.dtype,
+            own.device,
+            weights=weights,
+            labels=labels,
+            encoder=encoder,
+        )
+        if own.n_features is not None:
+            checks.check_rows((1, rows.n_features), own.n_features)
+        needed = (own.logits.detach() > -math.inf).reshape(-1, own.n_components).sum(-1).cpu()
+        few = (rows.counts >= 0) & (rows.counts < needed)
+        if bool(few.any()):
+            g = int(few.nonzero()[0])
+            raise InputError(
+                f"{int(few.sum())} mixture(s) have fewer rows than components, the first is number "
+                f"{g} with {int(rows.counts[g])} row(s) for n_components={int(needed[g])}: give "
+                "more rows or fewer components"
+            )
+        return rows
+
+    def fit(
+        self, rows: Groups, seeding: Seeding, n_init: int, generator: torch.Generator
+    ) -> BatchResult:
+        """The best of `n_init` runs of every mixture."""
+        mixture = self.mixture
+        if n_init > 1 and isinstance(seeding, Start):
+            raise InputError(f"n_init={n_init} runs from one and the same start would all be equal")
+        problem = Problem(rows, generator)
+        mixture.materialize(rows.n_features)
+        for observer in self.observers:
+            observer.on_start(problem, self.method, n_init)
+        best: BatchResult | None = None
+        run: Run | None = None
+        try:
+            with full_precision(mixture.device):
+                for number in range(1, n_init + 1):
+                    start = self._start(rows, seeding, generator)
+                    run = Run(self, problem, start, number, n_init, best)
+                    best = better(best, run.to_the_end())
+                    run = None
+        except BaseException:
+            kept = best if run is None else better(best, run.result())
+            if kept is not None:
+                self._assign(kept.parameters)
+            for observer in self.observers:
+                observer.on_end(None)
+            raise
+        assert best is not None
+        self._assign(best.parameters)
+        for observer in self.observers:
+            observer.on_end(best)
+        return best
+
+    def _start(self, rows: Groups, seeding: Seeding, generator: torch.Generator) -> Parameters:
+        """Where a run begins; mixtures with fewer components than others are seeded with theirs."""
+        own, floor = self.mixture, self.method.reg_covar
+        present = (own.logits.detach() > -math.inf).reshape(-1, own.n_components).sum(-1).cpu()
+        most = own.n_components
+        if isinstance(seeding, Start) or bool((present == most).all()):
+            return seeding.batch(rows, most, own.family, floor, generator)
+        found: Parameters | None = None
+        for k in sorted(set(present.tolist())):
+            where = (present == k).nonzero().flatten()
+            part = seeding.batch(rows.only(where), k, own.family, floor, generator)
+            part = filled_up(part, most)
+            if found is None:
+                found = part[torch.zeros(len(present), dtype=torch.int64)]
+            found = found.put(where.to(found.means.device), part)
+        assert found is not None
+        return found
+
+    def _assign(self, flat: Parameters) -> None:
+        shape = self.mixture.batch_shape
+        self.mixture.assign(flat.map(lambda t: t.reshape(*shape, *t.shape[1:])))
+
+
+@dataclass
+class Run:
+    """One run: what changes while it goes on."""
+
+    batch: Batch
+    problem: Problem
+    start: Parameters
+    number: int
+    n_init: int
+    best: BatchResult | None
+    _history: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        n = len(self.start.means)
+        self._found = self.start
+        self._status = np.full(n, _ALIVE)
+        self._active = np.arange(n)
+        self._levels = np.empty((0, n))  # of the active
+        self._top = np.full(n, -math.inf)  # their best, and steps since then
+        self._since = np.zeros(n, int)
+        assert isinstance(self.problem.source, Groups)
+        self._course = Course(self.problem.source.counts.numpy())
+        self._state: State | None = None
+
+    def to_the_end(self) -> BatchResult:
+        """Steps until every mixture is at its end."""
+        method, problem = self.batch.method, self.problem
+        self._state = method.init(self.start, problem)
+        while len(self._active) and len(self._history) < method.max_iter:
+            began = time.perf_counter()
+            after, step = method.step(self._state, problem)
+            assert isinstance(step, BatchStep)
+            step = dataclasses.replace(step, seconds=time.perf_counter() - began)
+            self._history.append(step)
+            ended = self._ended(step)
+            before, self._state = self._state, after
+            self._tell(step)
+            if (ended != _ALIVE).any():
+                problem = self._leave(ended, before, problem)
+        self._status[self._active] = _STATUS.index(Status.BUDGET_SPENT)
+        self._put(self._active, self._state.parameters)
+        self._active = self._active[:0]
+        return self.result()
+
+    def _ended(self, step: BatchStep) -> np.ndarray:
+        """The status of each active mixture after a step, or that it goes on."""
+        levels = step.levels.numpy()
+        sound = np.isfinite(levels)
+        ended = np.full(len(levels), _ALIVE)
+        if step.last:
+            ended[:] = _STATUS.index(Status.ENDED)
+        self._levels = np.concatenate([self._levels, levels[None]])
+        higher = levels > self._top
+        self._top = np.where(higher, levels, self._top)
+        self._since = np.where(higher, 0, self._since + 1)
+        ended[self._since >= STALL] = _STATUS.index(Status.STALLED)
+        met = self.batch.stop.met_each(self._levels) & (step.rescues.numpy() == 0)
+        ended[met] = _STATUS.index(Status.CONVERGED)
+        ended[~sound] = _STATUS.index(Status.DIVERGED)
+        if step.failed is not None:
+            ended[step.failed.numpy()] = _STATUS.index(Status.SINGULAR)
+            sound &= ~step.failed.numpy()
+        self._course.add(self._active, step, sound)
+        return ended
+
+    def _leave(self, ended: np.ndarray, before: State, problem: Problem) -> Problem:
+        """Put away what is done; the rest goes on without it."""
+        assert self._state is not None
+        kept = np.isin(ended, [_STATUS.index(s) for s in (Status.DIVERGED, Status.SINGULAR)])
+        for some, state in (((ended != _ALIVE) & ~kept, self._state), (kept, before)):
+            if some.any():
+                mine = torch.from_numpy(np.flatnonzero(some))
+                self._put(self._active[some], state.parameters[mine])
+        stays = ended == _ALIVE
+        self._status[self._active] = ended
+        self._active, self._levels = self._active[stays], self._levels[:, stays]
+        self._top, self._since = self._top[stays], self._since[stays]
+        index = torch.from_numpy(np.flatnonzero(stays))
+        self._state = self._state.only(index)
+        return problem.only(index)
+
+    def _put(self, which: np.ndarray, parameters: Parameters) -> None:
+        index = torch.from_numpy(which).to(parameters.means.device)
+        self._found = self._found.put(index, parameters)
+
+    def result(self) -> BatchResult:
+        """What was found; mixtures still on their way as they are now."""
+        found, status = self._found, self._status.copy()
+        if len(self._active) and self._state is not None:
+            index = torch.from_numpy(self._active).to(found.means.device)
+            found = found.put(index, self._state.parameters)
+            status[self._active] = _STATUS.index(Status.BUDGET_SPENT)
+        statuses = tuple(_STATUS[s] for s in status)
+        state, levels = self._state or State(found), self._course.last_levels()
+        return BatchResult(
+            found,
+            _worst(statuses),
+            tuple(self._history),
+            dataclasses.replace(state, parameters=found),
+            statuses=statuses,
+            course=self._course,
+            levels=levels,
+            levels_of_runs=levels[None],
+            shape=tuple(self.batch.mixture.batch_shape),
+        )
+
+    def _tell(self, step: Step) -> None:
+        if not self.batch.observers:
+            return
+        history = tuple(self._history)
+        assert self._state is not None
+        change = step.log_likelihood - history[-2].log_likelihood if history[1:] else math.inf
+        event = Event(
+            step,
+            len(history),
+            self.batch.method.max_iter,
+            change,
+            step.rows,
+            self.number,
+            self.n_init,
+            self._state,
+            history,
+            self.best,
+            step.rows * self.problem.source.row_bytes,
+        )
+        for observer in self.batch.observers:
+            observer.on_step(event)
+
+
+def better(best: BatchResult | None, result: BatchResult) -> BatchResult:
+    """Of each mixture the run of higher likelihood."""
+    if best is None:
+        return result
+    runs = torch.cat([best.levels_of_runs, result.levels_of_runs])
+    higher = result.levels.nan_to_num(nan=-math.inf) > best.levels.nan_to_num(nan=-math.inf)
+    index = higher.nonzero().flatten()
+    parameters = best.parameters.put(
+        index.to(best.parameters.means.device), result.parameters[index]
+    )
+    statuses = tuple(
+        new if taken else old
+        for old, new, taken in zip(best.statuses, result.statuses, higher.tolist(), strict=True)
+    )
+    return dataclasses.replace(
+        best,
+        parameters=parameters,
+        status=_worst(statuses),
+        history=best.history + result.history,
+        state=dataclasses.replace(best.state, parameters=parameters),
+        statuses=statuses,
+        course=best.course.merged(result.course, higher.numpy()),
+        levels=torch.where(higher, result.levels, best.levels),
+        levels_of_runs=runs,
+    )
+
+
+def _worst(statuses: Sequence[Status]) -> Status:
+    """The one that stands for all: CONVERGED only if it is everybody's."""
+    return max(statuses, key=_ORDER.index)
+
+
+_ORDER = (
+    Status.CONVERGED,
+    Status.ENDED,
+    Status.STALLED,
+    Status.BUDGET_SPENT,
+    Status.SINGULAR,
+    Status.DIVERGED,
+)
