@@ -41,7 +41,8 @@ class EM(Method):
         reg_covar: floor, added to the diagonal of every covariance; absolute, in squared units of
             the data, as scikit-learn's. Data of another scale want another floor.
         rescue: the policy for components that empty or collapse.
-        kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`.
+        kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`, some
+            of them with a precision of products on a GPU after a colon, as `triton:tf32x3`.
 
     Example:
         >>> import torch, torchgmm as tg
