@@ -41,7 +41,8 @@ class EM(Method):
         reg_covar: floor, added to the diagonal of every covariance; absolute, in squared units of
             the data, as scikit-learn's. Data of another scale want another floor.
         rescue: the policy for components that empty or collapse.
-        kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`.
+        kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`, some
+            of them with a precision of products on a GPU after a colon, as `triton:tf32x3`.
 
     Example:
         >>> import torch, torchgmm as tg
@@ -71,7 +72,8 @@ class EM(Method):
                 return state, Step(float("nan"), rows, kernel=kernel.ran)
             moments = without_lost(moments, state.parameters)
         after, step = self._maximised(moments, rows, state, problem, kernel)
-        return EMState(after.parameters, state.step + 1, state.rescues + after.n_rescued), step
+        rescued = after.n_rescued if state.parameters.batch_shape else step.rescued
+        return EMState(after.parameters, state.step + 1, state.rescues + rescued), step
 
     def _maximised(
         self,
