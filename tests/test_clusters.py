@@ -154,6 +154,17 @@ def test_a_weight_is_so_many_rows_and_zero_is_none():
         assert one.entropy == pytest.approx(other.entropy, rel=1e-10, abs=1e-12)
 
 
+def test_mixed_precision_stays_outside():
+    mixture = mixture_of(k=4, dtype=torch.float32)
+    x = mixture.sample((300,))
+    expected = tg.cluster(mixture, x), tg.calibrate(mixture, x), mixture.mahalanobis(x).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tg.cluster(mixture, x), tg.calibrate(mixture, x), mixture.mahalanobis(x).detach()
+    assert found[0].entropy == expected[0].entropy
+    assert torch.equal(found[1].distance, expected[1].distance)
+    assert torch.equal(found[2], expected[2])
+
+
 def test_a_stream_is_read_once_or_refused():
     mixture = mixture_of(k=4)
     x = mixture.sample((300,))

@@ -68,6 +68,17 @@ def test_tails_keep_their_digits():
     assert float(u.detach()) == pytest.approx(stats.norm.cdf(-30), rel=1e-9)
 
 
+@pytest.mark.parametrize("far", [1e3, 1e30, 1e139])
+def test_rows_at_absurd_distances_have_numbers(far):
+    narrow = tg.GaussianMixture.from_covariances(
+        [0.5, 0.5], [[0.0, 0.0], [1.0, 1.0]], [1e-30, 1.0], "spherical", dtype=torch.float64
+    )
+    x = torch.tensor([[far, 0.0], [-far, far], [0.5, 0.5]], dtype=torch.float64)
+    u = tg.rosenblatt(narrow, x)
+    assert bool(((u >= 0) & (u <= 1)).all())
+    assert not bool(tg.surprise(narrow, x).isnan().any())
+
+
 def test_chunks_and_gradients(monkeypatch):
     mixture = as_module(drawn("full", 3, 2))
     x = mixture.sample((100,))

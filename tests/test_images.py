@@ -100,6 +100,21 @@ def test_a_photograph_loses_its_noise():
     assert after > float(psnr(denoise(noisy, one, 25 / 255), clean)) + 0.5
 
 
+def test_it_adapts_by_steps_of_em_on_what_it_restored():
+    g = torch.Generator().manual_seed(0)
+    mixture = tg.GaussianMixture.from_parameters(drawn("full", 3, 9))
+    before = mixture.means.detach().clone()
+    noisy = 3 * torch.randn(2, 24, 30, generator=g, dtype=torch.float64)
+    found = denoise(noisy, mixture, 0.5, adapt=2)
+    assert torch.equal(mixture.means, before)  # the mixture that was given is left as it is
+    for number, image in enumerate(denoise(noisy, mixture, 0.5)):
+        patches = image.unfold(0, 3, 1).unfold(1, 3, 1).reshape(-1, 9)
+        own = tg.GaussianMixture.from_parameters(drawn("full", 3, 9))
+        own.fit(patches - patches.mean(1, keepdim=True), tg.EM(max_iter=2), init="current")
+        expected = denoise(noisy[number], own, 0.5)
+        torch.testing.assert_close(found[number], expected)
+
+
 @pytest.mark.slow
 def test_a_mixture_of_its_own_patches_restores_as_well_as_bm3d():
     # BM3D (its authors' package, 4.0) restores this part to 28.32 dB; 24 Gaussians of patches of
@@ -129,6 +144,7 @@ def test_psnr_is_its_formula():
         (lambda m: denoise(torch.zeros(5, 5), m, 0.0), "noise must be above 0"),
         (lambda m: denoise(torch.zeros(5, 5), m, 0.1, betas=[]), "betas must be numbers above 0"),
         (lambda m: denoise(torch.zeros(5, 5), tg.GaussianMixture(1, 3), 0.1), "no square patch"),
+        (lambda m: denoise(torch.zeros(5, 5), m, 0.1, adapt=-1), "adapt must be at least 0"),
         (lambda m: psnr(torch.zeros(3, 3), torch.zeros(3, 4)), "of one size"),
         (lambda m: read_grey("moon.jpg"), "scikit-learn ships only china.jpg, flower.jpg"),
     ],

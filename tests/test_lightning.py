@@ -291,5 +291,5 @@ def test_settings_that_cannot_be_used_are_refused():
     with pytest.raises(NotSizedError, match=r"MixtureModule\(\) needs a mixture with known"):
         MixtureModule(GaussianMixture(2))
     for wrong in ("adam", "nn", "lr_scheduler", int, "Optimizers"):
-        with pytest.raises(InputError, match="must be a class of torch.optim or its name"):
+        with pytest.raises(InputError, match=r"must be a class of torch\.optim or its name"):
             MixtureModule(GaussianMixture(2, 2), optimizer=wrong)

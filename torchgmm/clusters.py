@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from . import checks
+from .collective import together
 from .data import Checked
 from .errors import InputError
 from .kernels import as_kernel, full_precision
@@ -132,6 +133,7 @@ class Clusters:
         return one_hot(self.groups(n_clusters)).to(self.mixture.dtype)
 
 
+@together
 @torch.no_grad()
 def cluster(
     mixture: GaussianMixture, data: Any, weights: Any = None, *, criterion: str = "entropy"
@@ -173,9 +175,16 @@ def cluster(
     """
     if criterion not in _CRITERIA:
         raise InputError(f"criterion must be one of {', '.join(_CRITERIA)}, got {criterion!r}")
-    doubt = _CRITERIA[criterion](_Memberships(mixture, rows_of(mixture, data, weights)))
+    source = rows_of(mixture, data, weights)
+    with full_precision(mixture.device):
+        entropy, joined, n_rows = _hierarchy(_CRITERIA[criterion](_Memberships(mixture, source)))
+    return Clusters(mixture, joined, entropy, n_rows)
+
+
+def _hierarchy(doubt: _Doubt) -> tuple[tuple[float, ...], tuple[tuple[int, int], ...], float]:
+    """Entropies of 1 to K clusters, the pairs that were joined, the weight of the rows."""
     entropy, joined = [doubt.entropy()], []
-    alive = list(range(mixture.n_components))
+    alive = list(range(len(doubt.gain())))
     while len(alive) > 1:
         gain = doubt.gain()[alive][:, alive].triu(1)
         gain[torch.ones_like(gain).tril().bool()] = -math.inf
@@ -185,7 +194,7 @@ def cluster(
         alive.remove(other)
         joined.append((one, other))
         entropy.append(doubt.entropy() if len(alive) > 1 else 0.0)
-    return Clusters(mixture, tuple(joined), tuple(entropy[::-1]), doubt.rows)
+    return tuple(entropy[::-1]), tuple(joined), doubt.rows
 
 
 class _Memberships:
@@ -199,13 +208,23 @@ class _Memberships:
     def __iter__(self) -> Iterator[_Chunk]:
         return self._made() if self._kept is None else iter(self._kept)
 
+    def zeros(self, n_axes: int) -> Tensor:
+        """Sums of nothing: `(K,)` or `(K, K)`."""
+        means = self._parameters.means
+        shape = [len(means)] * n_axes
+        return torch.zeros(shape, dtype=torch.float64, device=means.device)
+
+    def total(self, weight: float) -> float:
+        """The weight of the rows of all processes, if there are any."""
+        (total,) = self.source.group.total(weight)
+        if not total:
+            raise InputError("the source gave no rows of positive weight")
+        return total
+
     def _made(self) -> Iterator[_Chunk]:
         kernel = as_kernel("auto")
         for block in self.source.blocks():
-            # here, not around the loop: a generator must not leave a context open while it rests
-            with full_precision(block.x.device):
-                chunks = kernel.log_joint(block.x, self._parameters)
-            for part, joint in chunks:
+            for part, joint in kernel.log_joint(block.x, self._parameters):
                 r = joint.softmax(-2).double()
                 w = torch.ones_like(r[0]) if block.w is None else block.w[part].double()
                 yield r, w
@@ -229,19 +248,17 @@ class _Shannon:
     def __init__(self, rows: _Memberships) -> None:
         check_replay(rows.source, "the entropy is summed again after every step (the criterion "
                      "'quadratic' reads them once)")  # fmt: skip
-        self._all, self._place = rows, torch.empty(0, dtype=torch.long)
-        self.rows = 0.0
+        self._all = rows
+        self._own, self._both = rows.zeros(1), rows.zeros(2)
+        self._place = torch.arange(len(self._own), device=self._own.device)
+        total = 0.0
         for r, w in rows:
-            if not self.rows:
-                k = len(r)
-                self._place = torch.arange(k, device=r.device)
-                self._own, self._both = r.new_zeros(k), r.new_zeros(k, k)
-            self.rows += float(w.sum())
+            total += float(w.sum())
             self._own += _xlogx(r) @ w
-            for i in range(k):
+            for i in range(len(r)):
                 self._both[i] += _xlogx(r[i] + r) @ w
-        if not self.rows:
-            raise InputError("the source gave no rows of positive weight")
+        self._own, self._both = rows.source.group.sum((self._own, self._both))
+        self.rows = rows.total(total)
 
     def entropy(self) -> float:
         # sums of many terms that are 0 or less: rounding must not make a negative entropy
@@ -259,6 +276,7 @@ class _Shannon:
         for r, w in self._all:
             t = one_hot(self._place, len(r)).mT.double() @ r
             new += _xlogx(t[one] + t) @ w
+        (new,) = self._all.source.group.sum((new,))
         self._both[one], self._both[:, one] = new, new
 
 
@@ -266,14 +284,12 @@ class _Quadratic:
     """`1 - sum t^2`: the sums of products of memberships add when clusters are joined."""
 
     def __init__(self, rows: _Memberships) -> None:
-        self.rows = 0.0
+        self._products, total = rows.zeros(2), 0.0
         for r, w in rows:
-            if not self.rows:
-                self._products = r.new_zeros(len(r), len(r))
-            self.rows += float(w.sum())
+            total += float(w.sum())
             self._products += (r * w) @ r.mT
-        if not self.rows:
-            raise InputError("the source gave no rows of positive weight")
+        (self._products,) = rows.source.group.sum((self._products,))
+        self.rows = rows.total(total)
 
     def entropy(self) -> float:
         return max(0.0, 1 - float(self._products.diagonal().sum()) / self.rows)

@@ -17,6 +17,7 @@ from torch import Tensor
 from . import checks, linalg
 from .algebra.chunks import by_chunk
 from .algebra.common import Mixture, exact
+from .collective import together
 from .errors import InputError
 from .kernels import full_precision, log_prob
 from .mixture import GaussianMixture
@@ -134,6 +135,7 @@ class Calibration:
         return self.to_markdown()
 
 
+@together
 @torch.no_grad()
 def calibrate(mixture: GaussianMixture, data: Any, weights: Any = None) -> Calibration:
     """Test whether rows come from a mixture's density, by the uniforms that they then are.
@@ -178,6 +180,8 @@ def calibrate(mixture: GaussianMixture, data: Any, weights: Any = None) -> Calib
         shared = w.unsqueeze(-1).expand(place.shape)
         counts += torch.bincount(place.flatten(), shared.flatten(), minlength=d * parts)
         n_rows += float(w.sum())
+    (counts,) = source.group.sum((counts,))
+    level, n_rows = source.group.total(level, n_rows)
     if not n_rows:
         raise InputError("the source gave no rows of positive weight")
     share = counts.view(d, parts) / n_rows
@@ -226,7 +230,7 @@ def _uniforms(x: Tensor, p: Parameters) -> Tensor:
     d = x.unsqueeze(-3) - p.means.unsqueeze(-2)
     z = p.family.whiten(d, p.family.whitener(p.scale), None, None)  # (*B, K, n, D)
     stretch = log_diagonal(p, p.scale).unsqueeze(-2)  # (*B, H, 1, D)
-    term = -0.5 * z * z - stretch
+    term = -_squares(z) / 2 - stretch
     before = torch.nn.functional.pad(term[..., :-1].cumsum(-1), (1, 0))
     # the memberships given the features before
     r = (p.log_weights[..., None, None] + before).softmax(-3)
@@ -239,8 +243,14 @@ def _surprises(x: Tensor, p: Parameters) -> Tensor:
     z = (x.unsqueeze(-3) - p.means.unsqueeze(-2)) @ whitener.mT  # (*B, K, n, D)
     half_log_det = whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log_norm = p.log_weights + half_log_det - d * math.log(2 * math.pi) / 2
-    joint = log_norm.unsqueeze(-1) - z.square().sum(-1) / 2  # (*B, K, n)
+    joint = log_norm.unsqueeze(-1) - _squares(z).sum(-1) / 2  # (*B, K, n)
     precision = whitener.square().sum(-2).unsqueeze(-2)  # (*B, K, 1, D): the diagonal of P
     without = (z @ whitener).square() / (2 * precision) - (precision / (2 * math.pi)).log() / 2
     rest = (joint.unsqueeze(-1) + without).logsumexp(-3)  # (*B, n, D)
     return rest - joint.logsumexp(-2).unsqueeze(-1)
+
+
+def _squares(z: Tensor) -> Tensor:
+    """Squares whose sums stay finite: a row at an absurd distance from all must not make a NaN."""
+    limit = torch.finfo(z.dtype).max / (8 * z.shape[-1])
+    return z.square().clamp(max=limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from .covariance import Family, as_family
 from .errors import InputError
 from .moments import Moments
 
-__all__ = ["Parameters", "from_moments", "stacked", "to_moments"]
+__all__ = ["Parameters", "filled_up", "from_moments", "stacked", "to_moments", "without_absent"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,28 @@ def stacked(each: Sequence[Parameters]) -> Parameters:
         torch.stack([p.scale for p in each]),
         each[0].family,
     )
+
+
+def filled_up(p: Parameters, n_components: int) -> Parameters:
+    """The same densities with more components, of weight 0: in a batch these are none."""
+    more = n_components - p.n_components
+    if not more:
+        return p
+    logits = torch.nn.functional.pad(p.logits, (0, more), value=-math.inf)
+    means = torch.cat([p.means, *[p.means[..., :1, :]] * more], -2)
+    axis = -1 - p.family.n_axes
+    first = p.scale.narrow(axis, 0, 1)
+    scale = p.scale if p.family.tied else torch.cat([p.scale, *[first] * more], axis)
+    return Parameters(logits, means, scale, p.family)
+
+
+def without_absent(p: Parameters) -> Parameters:
+    """One mixture without its components of weight 0: the inverse of `filled_up`."""
+    present = p.logits > -math.inf
+    if bool(present.all()):
+        return p
+    scale = p.scale if p.family.tied else p.scale[present]
+    return Parameters(p.logits[present], p.means[present], scale, p.family)
 
 
 def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ __all__ = [
     "Start",
     "as_seeding",
     "at_centres",
+    "child",
     "first_parameters",
     "maximum",
     "nearest_sums",
@@ -37,6 +38,25 @@ __all__ = [
 
 # rows at a time where responsibilities or labels are made on the way: memory O(rows * K)
 _CHUNK = 8192
+
+
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def child(generator: torch.Generator, *, first: bool) -> torch.Generator:
+    """The generator of one of several runs: its start is the same, one by one or side by side.
+
+    The first run is what a single one would be.
+    """
+    own = torch.Generator()
+    if first:
+        own.set_state(generator.get_state())
+        return own
+    return own.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
+def _one_each(generator: Generators, n: int) -> Sequence[torch.Generator]:
+    return [generator] * n if isinstance(generator, torch.Generator) else generator
 
 
 class Seeding(ABC):
@@ -59,13 +79,14 @@ class Seeding(ABC):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
-        """Parameters `(B, ...)` of B mixtures. Here: one after the other."""
-        each = [
-            self(source.of(b), n_components, family, floor, generator)
-            for b in range(source.n_groups)
-        ]
+        """Parameters `(B, ...)` of B mixtures. Here: one after the other.
+
+        With a generator for each, a start is what it would be alone, to rounding.
+        """
+        drawn = _one_each(generator, source.n_groups)
+        each = [self(source.of(b), n_components, family, floor, g) for b, g in enumerate(drawn)]
         return stacked(each)
 
 
@@ -106,15 +127,21 @@ class KMeans(Seeding):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
+        if type(self).__call__ is not KMeans.__call__:  # another start than this makes
+            return super().batch(source, n_components, family, floor, generator)
         size = max(self.max_rows or max(256 * n_components, 16_384), n_components)
         found: Tensor | None = None
-        for block in source.samples(size, generator):
-            centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
+        one = generator if isinstance(generator, torch.Generator) else generator[0]
+        for block in source.samples(size, one):
+            assert block.groups is not None
+            drawn = generator
+            if not isinstance(drawn, torch.Generator):
+                drawn = [drawn[g] for g in block.groups.tolist()]
+            centres = kmeans_plus_plus(block.x, block.w, n_components, drawn)
             if self.lloyd:
                 centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-            assert block.groups is not None
             if found is None:
                 found = centres.new_empty(source.n_groups, *centres.shape[1:])
             found[block.groups.to(found.device)] = centres
@@ -249,7 +276,7 @@ class Labels(Seeding):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
         given, b = self.labels, source.n_groups
         if isinstance(given, (Tensor, np.ndarray)) and given.ndim > 1:
@@ -259,8 +286,9 @@ class Labels(Seeding):
                 f"labels of a batch of {b} mixtures are one table or list of {b} rows of labels, "
                 f"got {len(given)}"
             )
+        drawn = _one_each(generator, b)
         each = [
-            Labels(own)(source.of(g), n_components, family, floor, generator)
+            Labels(own)(source.of(g), n_components, family, floor, drawn[g])
             for g, own in enumerate(given)
         ]
         return stacked(each)
@@ -298,9 +326,10 @@ class Start(Seeding):
         n_components: int,
         family: Family,
         floor: float,
-        generator: torch.Generator,
+        generator: Generators,
     ) -> Parameters:
-        p = self(source, n_components, family, floor, generator)
+        one = generator if isinstance(generator, torch.Generator) else generator[0]
+        p = self(source, n_components, family, floor, one)
         b = source.n_groups
         if not p.batch_shape:
             return p.map(lambda t: t.expand(b, *t.shape).clone())

@@ -17,12 +17,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torchgmm.kernels import triton_axes, triton_matrix, triton_run, triton_soft
+from torchgmm.kernels import triton_axes, triton_matrix, triton_product, triton_run, triton_soft
 
 SHARED = 227 * 2**10  # bytes that a program may have on compute capability 9.0
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 INTEGERS = {"left", "right"}
-NUMBERS = re.compile(r"^(n_|stride_|slab_rows)")
+NUMBERS = re.compile(r"^(n_|stride_|slab_)")
 
 
 def table():
@@ -44,6 +44,10 @@ def table():
             for kernel, tile in zip(kernels, tiles, strict=True):
                 sizes = dict(zip(("BN", "BK", "BD"), tile.sizes, strict=True))
                 yield f"K={k} D={d}", kernel, {**flags, **limits, **sizes}, tile.warps, dtype
+        for precision in precisions:
+            sizes = dict(zip(("BM", "BN", "BK"), triton_product._TILE.sizes, strict=True))
+            constants = {**sizes, "ADD": True, "PRECISION": precision}
+            yield precision, triton_product._tiles, constants, triton_product._TILE.warps, dtype
         for k in (2, 64):
             sizes = {"BN": triton_soft._ROWS, "BK": min(triton_soft._COMPONENTS, k)}
             yield f"K={k}", triton_soft._soft_assign, {**limits, **sizes}, 4, dtype
@@ -63,7 +67,8 @@ def compiled(kernel, constants, warps, dtype, capability):
         elif NUMBERS.match(name):
             signature[name] = "i32"
         else:
-            signature[name] = "*i32" if name in INTEGERS else f"*{number}"
+            whole = name in INTEGERS and kernel is triton_soft._multiply
+            signature[name] = "*i32" if whole else f"*{number}"
             aligned[(place,)] = [["tt.divisibility", 16]]
     places = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, places, aligned)

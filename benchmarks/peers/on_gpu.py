@@ -38,6 +38,7 @@ def systems(quick: bool = False) -> list[System]:
         ours("triton", kernel="triton"),
         ours("triton:tf32x3", kernel="triton:tf32x3"),
         ours("quadratic", kernel="quadratic"),
+        ours("quadratic:tf32x3", kernel="quadratic:tf32x3"),
         ours("dense", kernel="dense"),
         ours(HOST, rows="host"),
     ]

@@ -44,6 +44,8 @@ class Watch(Observer):
 def fitted(method, x=X, family="full", dtype=torch.float64, **options):
     mixture = GaussianMixture(3, covariance=family, dtype=dtype)
     options = {"generator": 0, "stop": Tolerance(0), "init": "random_from_data"} | options
+    # watched, as a fit with checkpoints is: then several runs come one after the other
+    options = {"observers": [Observer()]} | options
     return mixture, mixture.fit(x, method, **options)
 
 

@@ -51,7 +51,7 @@ def test_every_picture_is_drawn(picture, tmp_path, capsys):
     assert (tmp_path / "picture.png").stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("name", ["patches", "faithful", "digits", "gradient"])
+@pytest.mark.parametrize("name", ["patches", "faithful", "digits", "gradient", "principal"])
 def test_every_config_is_understood(name, root, capsys):
     assert main(["fit", str(root / "configs" / f"{name}.yaml"), "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["out"] == f"runs/{name}"

@@ -226,3 +226,27 @@ def test_the_plane_may_be_that_in_which_components_differ(runs, tmp_path, heard,
     expected = tg.discriminant(mixture).axes
     np.testing.assert_allclose(options["plane"].axes, expected, rtol=1e-12)
     assert ax.get_xlabel() == "1st axis"
+
+
+def test_weights_of_the_rows_go_along(folder, tmp_path, rows, heard, capsys):
+    np.save(tmp_path / "w.npy", np.arange(100) % 3.0)
+    words = ["--data", str(folder / "rows.npy"), "--data.weights", str(tmp_path / "w.npy")]
+    mixture, out = str(folder / "fitted" / "mixture.safetensors"), str(tmp_path / "a.png")
+    assert main(["plot", mixture, "pairs", *words, "--out", out]) == 0
+    _, options = heard["pairs"]
+    np.testing.assert_array_equal(options["rows"], rows[np.arange(100) % 3 > 0])
+    np.testing.assert_array_equal(options["weights"], [1, 2] * 33)
+
+
+def test_principal_components_are_named(folder, tmp_path, heard, capsys):
+    rows, out = str(folder / "rows.npy"), str(tmp_path / "fit")
+    seen = ["--data", "Principal", "--data.rows", rows]
+    words = [*seen, "--data.n_components", "2", *K2, "--picture", "none", "--out", out]
+    assert main(["fit", *words]) == 0
+    seen += ["--data.axes", f"{out}/pca.safetensors"]
+    assert main(["plot", out, "ellipses", *seen, "--out", str(tmp_path / "a.png")]) == 0
+    (_, ax), _ = heard["ellipses"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "principal component 1",
+        "principal component 2",
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributed import failures, resume, table
+from tests.distributed import failures, questions, resume, table
 from tests.distributed.common import run
 
 
@@ -12,6 +12,7 @@ def everything(folder):
         "table": table.compare(folder),
         "gradients": table.parallel_gradients(),
         "levels": table.levels(),
+        "questions": questions.compare(),
         "disagree": failures.disagree(),
         "observers": failures.observers(),
         "drifted": failures.drifted(),

@@ -130,6 +130,35 @@ def test_auto_leaves_it_alone_on_the_cpu():
     assert kernel.ran != "triton"
 
 
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_products_by_tiles_and_slabs(add, batch, device):
+    from torchgmm.kernels import triton_product
+
+    g = torch.Generator().manual_seed(0)
+    left = torch.randn(*batch, 19, 1100, generator=g)
+    right = torch.randn(*batch, 5, 1100, generator=g).mT  # columns that lie in one piece
+    out = torch.randn(*batch, 19, 5, generator=g)
+    expected = left.double() @ right.double()
+    found = out.clone().to(device)
+    triton_product.into(left.to(device), right.to(device), found, "tf32x3", add=add)
+    before = out.double() if add else 0
+    torch.testing.assert_close(found.cpu().double(), before + expected, rtol=1e-4, atol=1e-4)
+    sums = triton_product.summed(left.to(device), right.to(device), "tf32x3")
+    assert sums.dtype == torch.float64
+    torch.testing.assert_close(sums.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["full", "tied", "diagonal", "spherical"])
+def test_quadratic_takes_its_products_from_tensor_cores_by_name(family, device):
+    p, kernel = drawn(family, 3, 4, condition=2.0), as_kernel("quadratic:tf32x3")
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    w = torch.rand(300, generator=torch.Generator().manual_seed(1))
+    got = kernel.accumulate(x.to(device), w.to(device), p.to(device=device))
+    agrees(got, Dense().accumulate(x, w, p), 1e-5)
+    assert kernel.ran == "quadratic:tf32x3"
+
+
 @pytest.mark.parametrize("shape", [(5, 70), (1, 3), (2, 19, 200)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_soft_max_in_one_launch(shape, dtype, device):
@@ -168,7 +197,42 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_here():
     """Triton's compiler and assembler need no device; what does not fit into one they refuse."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu.compile", "--check"],
+        [sys.executable, "-m", "benchmarks.gpu.compile", "--check", "--only", "64"],
         capture_output=True, text=True, timeout=600, env=env,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("family", ["full", "tied_diagonal"])
+def test_an_operator_for_graphs_gives_the_same(family, device):
+    from torchgmm.kernels.triton_ops import fused_log_prob
+    from torchgmm.kernels.triton_run import Launcher
+
+    x, p = CASE.rows(torch.float32).to(device), CASE.start(family).to(device=device)
+    made = Launcher(p, x, "ieee", 2**20)._tensors()
+    torch.library.opcheck(fused_log_prob, (x, *made), test_utils=("test_schema", "test_faketensor"))
+    assert torch.equal(fused_log_prob(x, *made).squeeze(0), Triton().log_prob(x, p))
+
+
+@pytest.mark.slow
+def test_an_exported_graph_holds_the_operator():
+    code = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchgmm.kernels.triton_ops import fused_log_prob
+
+class Score(torch.nn.Module):
+    def forward(self, x, centre, factor, log_norm):
+        return fused_log_prob(x, centre, None, factor, log_norm)
+
+with FakeTensorMode():  # a GPU that is not there
+    shapes = ((100, 4), (1, 3, 4), (1, 3, 4, 4), (1, 3))
+    program = torch.export.export(Score(), tuple(torch.empty(s, device="cuda") for s in shapes))
+print([str(node.target) for node in program.graph.nodes if node.op == "call_function"])
+"""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torchgmm.fused_log_prob" in done.stdout

@@ -165,6 +165,16 @@ def test_numbers_of_components_take_the_colours_of_the_components(ax):
     assert edges == list(plots.COLOURS[:3])
 
 
+def test_rows_of_no_class_are_grey(ax):
+    mixture, rows = mixture_of("full", d=2)
+    labels = mixture.predict(rows)
+    labels[::2] = -1
+    plots.ellipses(mixture, ax, rows=rows, labels=labels)
+    assert [line.get_label() for line in ax.lines] == ["-1", "0", "1", "2"]
+    assert [line.get_color() for line in ax.lines] == ["0.45", *plots.COLOURS[:3]]
+    assert [to_hex(p.get_edgecolor()).upper() for p in ax.patches[::2]] == list(plots.COLOURS[:3])
+
+
 def test_beside_classes_with_names_the_components_are_black(ax):
     mixture, rows = mixture_of("full", d=2)
     plots.ellipses(mixture, ax, rows=rows, labels=np.array(["a", "b"] * 200))
@@ -205,3 +215,37 @@ def test_a_narrow_component_is_not_lost_between_the_points_of_the_curve(ax):
     line = ax.lines[-1]
     assert (np.diff(line.get_xdata()) >= 0).all()
     assert line.get_ydata().max() == pytest.approx(0.5 / (1e-4 * (2 * np.pi) ** 0.5), rel=1e-6)
+
+
+# weights ----------------------------------------------------------------------------------------
+
+
+def test_a_histogram_counts_weights(ax):
+    mixture, rows = mixture_of("full", d=1)
+    weights = torch.arange(400) % 3
+    plots.marginal(mixture, ax, rows=rows, weights=weights)
+    bars = [(patch.get_x(), patch.get_width(), patch.get_height()) for patch in ax.patches]
+    edges = [x for x, _, _ in bars] + [bars[-1][0] + bars[-1][1]]
+    repeated = rows[:, 0].repeat_interleave(weights).numpy()
+    expected, _ = np.histogram(repeated, edges, density=True)
+    np.testing.assert_allclose([height for _, _, height in bars], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("draw", [plots.ellipses, plots.density, plots.pairs])
+def test_a_row_of_weight_zero_is_absent_whatever_it_holds(draw, ax):
+    mixture, rows = mixture_of("full", d=2)
+    rows, weights = rows.clone(), torch.ones(400)
+    rows[::4], weights[::4] = torch.nan, 0
+    labels = torch.arange(400) % 4
+    draw(mixture, ax, rows=rows, weights=weights, labels=labels)
+    panel = ax.child_axes[1] if draw is plots.pairs else ax
+    dots = [line for line in panel.lines if line.get_label() in "0123"]
+    assert [line.get_label() for line in dots] == ["1", "2", "3"]
+    for line in dots:
+        np.testing.assert_array_equal(line.get_xydata(), rows[int(line.get_label()) :: 4])
+
+
+def test_weights_that_are_none_are_refused(ax):
+    mixture, rows = mixture_of("full", d=2)
+    with pytest.raises(tg.InputError, match="weights"):
+        plots.density(mixture, ax, rows=rows, weights=-torch.ones(400))

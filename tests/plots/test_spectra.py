@@ -19,6 +19,7 @@ def test_spectra_are_the_eigenvalues_of_the_covariances(family, ax):
     assert len(ax.lines) == 3
     for line, k in zip(ax.lines, order, strict=True):
         np.testing.assert_allclose(line.get_ydata(), values[k], rtol=1e-9)
+        assert line.get_color() == plots.COLOURS[int(k)]  # that of the component in all pictures
         assert line.get_label() == f"no. {k}: weight {mixture.weights[k]:.2f}"
     assert ax.get_yscale() == "log"
 

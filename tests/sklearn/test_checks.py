@@ -7,13 +7,15 @@ import pytest
 import sklearn
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from torchgmm.sklearn import AnomalyDetector, GaussianMixture
+from torchgmm.sklearn import AnomalyDetector, GaussianMixture, GaussianMixtureClassifier
 
 ESTIMATORS = [
     GaussianMixture(),
     GaussianMixture(covariance_type="tied_diagonal", init_params="k-means++", batch_size=7),
     GaussianMixture(2, covariance_type="spherical", init_params="random", random_state=0),
     AnomalyDetector(),
+    GaussianMixtureClassifier(),
+    GaussianMixtureClassifier(2, covariance_type="diag", shrinkage="auto", random_state=0),
 ]
 
 

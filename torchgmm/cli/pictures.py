@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .. import plots
+from ..data import Block
 from ..errors import InputError, MissingExtraError
 from ..mixture import GaussianMixture
 
@@ -56,6 +57,7 @@ class Scene:
     Attributes:
         subject: the data.
         rows: some of them, if any.
+        weights: of these, if not all alike.
         labels: a class for each.
         features: which of them, if not all.
         plane: a projection onto two axes, if neither those nor the principal ones.
@@ -64,10 +66,17 @@ class Scene:
 
     subject: Subject
     rows: Tensor | None = None
+    weights: Tensor | None = None
     labels: Any = None
     features: tuple[int, ...] | None = None
     plane: Any = None
     components: int | None = None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What pictures in a plane take."""
+        given = {"rows": self.rows, "weights": self.weights, "labels": self.labels}
+        return {**given, "names": self.subject.names}
 
 
 @dataclass(frozen=True)
@@ -94,27 +103,25 @@ class Picture:
 
 
 def _ellipses(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
-    shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.ellipses(mixture, figure.subplots(), plane=it.features or it.plane, **shown)
+    plots.ellipses(mixture, figure.subplots(), plane=it.features or it.plane, **it.shown)
 
 
 def _density(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
-    shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.density(mixture, figure.subplots(), plane=it.features or it.plane, **shown)
+    plots.density(mixture, figure.subplots(), plane=it.features or it.plane, **it.shown)
 
 
 def _marginals(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
     d = it.subject.n_features
     chosen = it.features or tuple(range(min(d, _MOST_MARGINALS)))
     axes = _grid(figure, len(chosen))
+    shown: dict[str, Any] = {"rows": it.rows, "weights": it.weights, "names": it.subject.names}
     for feature, ax in zip(chosen, axes, strict=True):
-        plots.marginal(mixture, ax, feature=feature, rows=it.rows, names=it.subject.names)
+        plots.marginal(mixture, ax, feature=feature, **shown)
     axes[0].legend(fontsize="small")
 
 
 def _pairs(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
-    shown: dict[str, Any] = {"rows": it.rows, "labels": it.labels, "names": it.subject.names}
-    plots.pairs(mixture, figure.subplots(), features=it.features, **shown)
+    plots.pairs(mixture, figure.subplots(), features=it.features, **it.shown)
 
 
 def _spectra(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
@@ -191,7 +198,7 @@ def draw(
     name: str,
     file: Path,
     mixture: GaussianMixture,
-    rows: Tensor,
+    rows: Block,
     log_likelihoods: Sequence[float],
     subject: Subject,
 ) -> None:
@@ -201,9 +208,9 @@ def draw(
     left, right = figure.subfigures(
         1, 2, width_ratios=[picture.ratio, 1], wspace=0.02, squeeze=False
     )[0]
-    picture.draw(mixture, left, Scene(subject, rows))
+    picture.draw(mixture, left, Scene(subject, rows.x, rows.w))
     plots.history(log_likelihoods, right.subplots())
-    figure.savefig(file, format="png")
+    save_figure(figure, file, ".png")
 
 
 def draw_alone(

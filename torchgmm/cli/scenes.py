@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..data import Source, as_source, read_table
+from ..data import Block, Source, as_source, read_table
 from ..errors import InputError
 from ..mixture import GaussianMixture
 from ..reduction import discriminant
@@ -47,10 +46,10 @@ def scene_of(
     suited = subject if features is None else Subject(len(features))
     choose(picture, suited, "choose another, or --features")
     lines = [("mixture", f"{mixture.n_components} {mixture.covariance} components, {d} features")]
-    rows, labels = None, None
+    block, labels = None, None
     if source is not None and "rows" in PICTURES[picture].takes:
-        rows, labels = _rows(mixture, source, options.rows, options.labels)
-        lines.append(("rows", f"{len(rows):,} of {_count(source)}"))
+        block, labels = _rows(mixture, source, options.rows, options.labels)
+        lines.append(("rows", f"{len(block.x):,} of {_count(source)}"))
     elif options.labels is not None or picture == "responsibilities":
         what = "--labels are" if options.labels else "responsibilities are"
         raise UsageError(f"{what} of rows: give --data")
@@ -59,7 +58,9 @@ def scene_of(
         if features is not None or d < 3:
             raise UsageError("--plane chooses two axes of three or more features, all of them")
         plane = discriminant(mixture) if options.plane == "discriminant" else None
-    return picture, Scene(subject, rows, labels, features, plane, options.components), lines
+    rows, weights = (None, None) if block is None else (block.x, block.w)
+    scene = Scene(subject, rows, weights, labels, features, plane, options.components)
+    return picture, scene, lines
 
 
 def _automatic(subject: Subject, features: tuple[int, ...] | None) -> str:
@@ -143,13 +144,13 @@ def _feature(word: int | str, subject: Subject) -> int:
 
 def _rows(
     mixture: GaussianMixture, source: Source, most: int, labels: str | None
-) -> tuple[Tensor, np.ndarray | None]:
+) -> tuple[Block, np.ndarray | None]:
     """Some of the rows and their labels."""
     block = source.sample(most, torch.Generator().manual_seed(0))
     if labels is None:
-        return block.x, None
+        return block, None
     if labels == COMPONENTS:
-        return block.x, mixture.predict(block.x).numpy()
+        return block, mixture.predict(block.x).numpy()
     every = np.asarray(read_table(labels))
     if every.size != len(every) or len(every) != source.n_rows:
         raise InputError(
@@ -158,7 +159,7 @@ def _rows(
         )
     taken = every.reshape(-1)[block.numbers().numpy()]
     whole = np.issubdtype(taken.dtype, np.floating) and bool((taken == np.round(taken)).all())
-    return block.x, taken.astype(np.int64) if whole else taken
+    return block, taken.astype(np.int64) if whole else taken
 
 
 def _count(source: Source | None) -> str:

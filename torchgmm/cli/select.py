@@ -13,7 +13,6 @@ import torch
 from ..collective import current, together
 from ..covariance import families
 from ..data import as_source
-from ..errors import MissingExtraError
 from ..fitting import Method, Stop
 from ..selection import Candidate, Selection
 from ..selection import select as run_select
@@ -33,6 +32,7 @@ from .parsing import (
     parse,
     use_threads,
 )
+from .pictures import figure_of, save_figure
 from .record import print_table
 
 if TYPE_CHECKING:
@@ -184,13 +184,9 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _draw(found: Selection, file: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "a picture") from error
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    figure = figure_of((8, 4.8))
     found.plot(figure.add_subplot())
-    figure.savefig(file, format="png", dpi=120)
+    save_figure(figure, file, ".png")
 
 
 def _counts(given: Sequence[int] | int | str) -> list[int]:

@@ -9,7 +9,7 @@ from .datasets import DatasetSource
 from .door import as_source
 from .encoder import Encoded
 from .files import read_table, table_suffixes
-from .groups import Groups, as_groups
+from .groups import Groups, SharedGroups, as_groups
 from .loaders import LoaderSource
 from .numbers import scrambled, uniform
 from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey
@@ -31,6 +31,7 @@ __all__ = [
     "OwnRows",
     "Recipe",
     "ShardSource",
+    "SharedGroups",
     "Source",
     "as_groups",
     "as_source",

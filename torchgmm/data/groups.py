@@ -189,7 +189,7 @@ class PackedGroups(Groups):
             _check(x.view(*shape, -1), self.dtype, pieces.groups)
         x = x.to(self._device, self.dtype).view(*shape, -1)
         w = None if w is None else w.view(shape)
-        return Block(x, w, 0, None, number, groups=pieces.groups, filled=filled)
+        return Block(x, w, 0, number=number, groups=pieces.groups, filled=filled)
 
     def _side_by_side(self, length: int) -> bool:
         """Whether the table is made of tables of that length."""
@@ -265,7 +265,7 @@ class SharedGroups(Groups):
             some = torch.arange(first, min(first + each, self.n_groups))
             part = slice(first, first + each)
             own = None if w is None else w[part]
-            yield Block(x[part], own, 0, None, number, groups=some)
+            yield Block(x[part], own, 0, number=number, groups=some)
 
 
 class _Reweighted(Source):

@@ -12,6 +12,7 @@ from .loop import fit
 from .online import OnlineEM, OnlineState
 from .reduced import ReducedState, VarianceReducedEM
 from .rescue import Rescue
+from .shrunk import ShrunkEM, shrunk
 from .squarem import SQUAREM, SquaremState
 from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
 
@@ -37,6 +38,7 @@ __all__ = [
     "Rescue",
     "Resumption",
     "RowsEvent",
+    "ShrunkEM",
     "SquaremState",
     "State",
     "Status",
@@ -46,4 +48,5 @@ __all__ = [
     "Tolerance",
     "VarianceReducedEM",
     "fit",
+    "shrunk",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,19 +13,19 @@ import numpy as np
 import torch
 
 from .. import checks
+from ..collective import current
 from ..data import Groups, as_groups
-from ..errors import ConvergenceWarning, InputError
+from ..errors import InputError
 from ..kernels import full_precision
 from ..mixture import GaussianMixture
-from ..mixture.tensors import filled_up
-from ..parameters import Parameters
+from ..parameters import Parameters, filled_up
 from ..seeding import Seeding, Start
 from .base import BatchStep, Method, Problem, State, Status, Step
 from .climb import STALL
 from .events import BatchResult, Course, Event, Observer
 from .stopping import Stop
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Run"]
 
 _ALIVE = -1  # in the place of a status
 _STATUS = tuple(Status)
@@ -55,6 +54,11 @@ class Batch:
             raise InputError(
                 f"{type(self.method).__name__} fits one mixture at a time: fit mixture[b] for "
                 "each b and `stack` them, or use EM, which takes a batch"
+            )
+        if current().size > 1:
+            raise InputError(
+                "a batch of mixtures is fitted by one process: let each fit its own, inside "
+                "`with torchgmm.alone():`"
             )
         if isinstance(data, torch.Tensor) and data.device.type not in ("cpu", own.device.type):
             raise InputError(f"rows are on {data.device}, the mixture on {own.device}: move one")
@@ -92,12 +96,12 @@ class Batch:
         for observer in self.observers:
             observer.on_start(problem, self.method, n_init)
         best: BatchResult | None = None
-        run: _Run | None = None
+        run: Run | None = None
         try:
             with full_precision(mixture.device):
                 for number in range(1, n_init + 1):
                     start = self._start(rows, seeding, generator)
-                    run = _Run(self, problem, start, number, n_init, best)
+                    run = Run(self, problem, start, number, n_init, best)
                     best = better(best, run.to_the_end())
                     run = None
         except BaseException:
@@ -111,8 +115,6 @@ class Batch:
         self._assign(best.parameters)
         for observer in self.observers:
             observer.on_end(best)
-        if self.method.max_iter > 0 and best.unconverged:
-            warnings.warn(f"{best}", ConvergenceWarning, stacklevel=4)
         return best
 
     def _start(self, rows: Groups, seeding: Seeding, generator: torch.Generator) -> Parameters:
@@ -139,7 +141,7 @@ class Batch:
 
 
 @dataclass
-class _Run:
+class Run:
     """One run: what changes while it goes on."""
 
     batch: Batch
@@ -158,7 +160,8 @@ class _Run:
         self._levels = np.empty((0, n))  # of the active
         self._top = np.full(n, -math.inf)  # their best, and steps since then
         self._since = np.zeros(n, int)
-        self._course = Course(n)
+        assert isinstance(self.problem.source, Groups)
+        self._course = Course(self.problem.source.counts.numpy())
         self._state: State | None = None
 
     def to_the_end(self) -> BatchResult:
@@ -230,7 +233,7 @@ class _Run:
             found = found.put(index, self._state.parameters)
             status[self._active] = _STATUS.index(Status.BUDGET_SPENT)
         statuses = tuple(_STATUS[s] for s in status)
-        state = self._state or State(found)
+        state, levels = self._state or State(found), self._course.last_levels()
         return BatchResult(
             found,
             _worst(statuses),
@@ -238,7 +241,8 @@ class _Run:
             dataclasses.replace(state, parameters=found),
             statuses=statuses,
             course=self._course,
-            levels=self._course.last_levels(),
+            levels=levels,
+            levels_of_runs=levels[None],
             shape=tuple(self.batch.mixture.batch_shape),
         )
 
@@ -268,8 +272,8 @@ class _Run:
 def better(best: BatchResult | None, result: BatchResult) -> BatchResult:
     """Of each mixture the run of higher likelihood."""
     if best is None:
-        return dataclasses.replace(result, levels_of_runs=result.levels[None])
-    runs = torch.cat([best.levels_of_runs, result.levels[None]])
+        return result
+    runs = torch.cat([best.levels_of_runs, result.levels_of_runs])
     higher = result.levels.nan_to_num(nan=-math.inf) > best.levels.nan_to_num(nan=-math.inf)
     index = higher.nonzero().flatten()
     parameters = best.parameters.put(

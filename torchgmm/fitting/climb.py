@@ -13,7 +13,7 @@ import torch
 from ..covariance import Family
 from ..errors import InputError
 from ..mixture import GaussianMixture
-from ..seeding import Seeding
+from ..seeding import Seeding, child
 from .base import Method, Problem, State, Status, Step, own_state
 from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .stopping import Stop
@@ -117,6 +117,8 @@ class Climb:
         """The state before the first step, from a start that the seeding finds."""
         self._watched(begun)
         source, generator = self.problem.source, self.problem.generator
+        if self.n_init > 1:
+            generator = child(generator, first=begun.run == 1)
         found = seeding(source, n_components, family, self.method.reg_covar, generator)
         return self.method.init(found, self.problem)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -51,7 +51,11 @@ class RowsEvent:
 
 
 class Observer:
-    """Told about a fit. Override what you need; an observer never changes the fit."""
+    """Told about a fit. Override what you need; an observer never changes the fit.
+
+    But to rounding: of several small runs (`n_init`) one comes after the other where somebody is
+    told about their steps, and otherwise they go side by side.
+    """
 
     def on_start(self, problem: Problem, method: Method, n_init: int) -> None:
         """Before the first step of the first run."""
@@ -134,10 +138,15 @@ class FitResult:
 
 
 class Course:
-    """How every mixture of a batch came to its end: one entry per step for those it moved."""
+    """How every mixture of a batch came to its end: one entry per step for those it moved.
 
-    def __init__(self, n: int) -> None:
-        self._n = n
+    Args:
+        counts: `(B,)` rows of each mixture; negative where only reading tells.
+    """
+
+    def __init__(self, counts: np.ndarray) -> None:
+        self._counts, self._n = counts, len(counts)
+        n = self._n
         self._steps: list[tuple[np.ndarray, BatchStep, np.ndarray]] = []
         self.n_steps = np.zeros(n, int)
 
@@ -160,13 +169,14 @@ class Course:
             at = int(np.searchsorted(active, mixture))
             if at < len(active) and active[at] == mixture and sound[at]:
                 level, rescued = float(step.levels[at]), int(step.rescues[at])
-                collapsed, rows = int(step.collapses[at]), step.rows // len(active)
+                collapsed, rows = int(step.collapses[at]), int(self._counts[mixture])
+                rows = step.rows if rows < 0 else rows  # of all, who share them
                 own.append(Step(level, rows, step.seconds, rescued, collapsed, step.kernel))
         return tuple(own)
 
     def merged(self, other: Course, taken: np.ndarray) -> Course:
         """Of the mixtures `taken (B,)` the other's steps, of the rest these."""
-        both = Course(self._n)
+        both = Course(self._counts)
         both.n_steps = np.where(taken, other.n_steps, self.n_steps)
         both._steps = [(a, s, sound & ~taken[a]) for a, s, sound in self._steps]
         both._steps += [(a, s, sound & taken[a]) for a, s, sound in other._steps]
@@ -191,7 +201,7 @@ class BatchResult(FitResult):
     statuses: tuple[Status, ...] = field(kw_only=True)
     course: Course = field(kw_only=True, repr=False)
     levels: Tensor = field(kw_only=True, repr=False)
-    levels_of_runs: Tensor = field(default_factory=lambda: torch.empty(0, 0), repr=False)
+    levels_of_runs: Tensor = field(kw_only=True, repr=False)
     shape: tuple[int, ...] = field(kw_only=True)
 
     def __len__(self) -> int:
@@ -207,7 +217,8 @@ class BatchResult(FitResult):
         parameters = self.parameters[number]
         runs = tuple(float(level) for level in self.levels_of_runs[:, number])
         history = self.course.of(number)
-        state = State(parameters, len(history))
+        rescued = sum(step.rescued for step in history)
+        state = replace(self.state, parameters=parameters, step=len(history), rescues=rescued)
         return FitResult(parameters, self.statuses[number], history, state, runs)
 
     @property

@@ -16,12 +16,13 @@ from ..errors import ConvergenceWarning, InputError
 from ..kernels import full_precision
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
-from ..seeding import Seeding, Start, as_seeding
+from ..seeding import Seeding, Start, as_seeding, child
 from .base import Method, Problem, State, Status
 from .batch import Batch
 from .climb import Begun, Climb
 from .em import EM
 from .events import FitResult, Observer, Resumption
+from .restarts import best_of, is_better, side_by_side
 from .stopping import Stop, Tolerance
 from .watch import Watch, Watched
 
@@ -106,10 +107,9 @@ def fit(
         if resume is not None or state is not None:
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
         batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
-        if current().size > 1:
-            raise InputError("a batch of mixtures is fitted by one process: use tg.alone()")
         rows = batch.open(data, weights, groups, encoder)
-        return batch.fit(rows, _seeding(init, mixture, ALONE), n_init, _as_generator(generator))
+        seeding = _seeding(init, mixture, ALONE)
+        return _told(batch.fit(rows, seeding, n_init, _as_generator(generator)), method)
     if groups is not None:
         raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()
@@ -132,6 +132,16 @@ def fit(
     if resume is not None and state is not None:
         raise InputError("resume= goes on with the same rows, state= with other rows: give one")
     mixture.materialize(problem.source.n_features)
+    kind = (mixture.n_components, mixture.family)
+    if n_init > 1 and resume is None and not observers and side_by_side(source, method, *kind):
+        before = drawn.get_state()
+        runs = [child(drawn, first=number == 0) for number in range(n_init)]
+        with full_precision(mixture.device):
+            found = best_of(source, seeding, *kind, method, stop or Tolerance(), runs)
+        if found is not None:
+            mixture.assign(found.parameters)
+            return _told(found, method)
+        drawn.set_state(before)  # one of them fails: in its turn it says why
     climb = Climb(problem, method, stop or Tolerance(), tuple(observers), n_init)
     begun = Begun(climb, mixture, resume, state)
     for observer in observers:
@@ -154,7 +164,11 @@ def fit(
     assert done is not None
     if failed := climb.end(done):
         raise failed[0]  # only now, when all observers were told
-    if group.leads and done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
+    return _told(done, method) if group.leads else done
+
+
+def _told(done: FitResult, method: Method) -> FitResult:
+    if done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
         warnings.warn(f"{done}", ConvergenceWarning, stacklevel=_caller())
     return done
 
@@ -162,7 +176,7 @@ def fit(
 def _better(best: FitResult | None, result: FitResult) -> FitResult:
     runs = (*(best.runs if best else ()), result.log_likelihood)
     kept = result
-    if best is not None and not _level(result) > _level(best):
+    if best is not None and not is_better(_level(result), _level(best)):
         kept = best
     return FitResult(kept.parameters, kept.status, kept.history, kept.state, runs)
 

@@ -18,7 +18,22 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .memory import chunk_budget, spared
 
-__all__ = ["Kernel", "as_kernel", "chunk_rows", "kernels", "register", "soft_assign"]
+__all__ = [
+    "PRECISIONS",
+    "Kernel",
+    "as_kernel",
+    "can_launch",
+    "checked_precision",
+    "chunk_rows",
+    "has_triton",
+    "kernels",
+    "register",
+    "soft_assign",
+]
+
+# Of products on a GPU: float32 itself; three products of TF32, with nearly its digits; one of TF32;
+# one of bfloat16. The last two keep relative errors near 1e-3 and 1e-2 of the squared distances.
+PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 
 # exp() below this makes denormal numbers, which cost a hundred times a normal one
 _LEAST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
@@ -116,6 +131,20 @@ def has_triton() -> bool:
     """Whether Triton is installed and compiles: in its interpreter it is for tests alone."""
     interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
     return importlib.util.find_spec("triton") is not None and not interpreted
+
+
+def can_launch(device: torch.device) -> bool:
+    """Whether Triton's kernels run on tensors of the device: a GPU, or any in the interpreter."""
+    if os.environ.get("TRITON_INTERPRET", "0") == "1":
+        return importlib.util.find_spec("triton") is not None
+    return device.type == "cuda" and has_triton()
+
+
+def checked_precision(precision: str) -> str:
+    """The name of a precision of products, refused if it is none."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return precision
 
 
 _REGISTRY: dict[str, type[Kernel]] = {}

@@ -27,7 +27,12 @@ class Layout(ABC):
         n_second: S, products of two coordinates.
         rows: of the largest chunk.
         like: a tensor of the dtype and on the device.
+
+    Attributes:
+        precision: of the products; another than `ieee` needs Triton.
     """
+
+    precision: str = "ieee"
 
     def __init__(
         self, batch: tuple[int, ...], d: int, n_second: int, rows: int, like: Tensor
@@ -42,6 +47,27 @@ class Layout(ABC):
     def part(self, buffer: Tensor, *shape: int) -> Tensor:
         """The beginning of a buffer as `(*B, *shape)`."""
         return buffer[: math.prod(self._batch) * math.prod(shape)].view(*self._batch, *shape)
+
+    def _into(self, left: Tensor, right: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+        """`left @ right` into `out`, or added to it."""
+        if self.precision != "ieee":
+            from . import triton_product
+
+            return triton_product.into(left, right, out, self.precision, add=add)
+        if not add:
+            return torch.matmul(left, right, out=out)
+        size = left.shape[-1]
+        flat = out.reshape(-1, *out.shape[-2:])
+        flat.baddbmm_(left.reshape(len(flat), -1, size), right.reshape(len(flat), size, -1))
+        return out
+
+    def _summed(self, left: Tensor, right: Tensor) -> Tensor:
+        """`left @ right` with as many terms as there are rows; in float64 if summed by slabs."""
+        if self.precision != "ieee":
+            from . import triton_product
+
+            return triton_product.summed(left, right, self.precision)
+        return left @ right
 
     @abstractmethod
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:
@@ -88,18 +114,19 @@ class Rows(Layout):
 
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:
         s = self._n_second
-        torch.matmul(theta[..., s:-1], self.linear.mT, out=out)
+        self._into(theta[..., s:-1], self.linear.mT, out)
         if s == 1:
             out.addcmul_(theta[..., :1], self._square.mT)
         elif s:
-            flat = out.reshape(-1, *out.shape[-2:])
-            left = theta[..., :s].reshape(len(flat), -1, s)
-            flat.baddbmm_(left, self._square.reshape(len(flat), -1, s).mT)
+            self._into(theta[..., :s], self._square.mT, out, add=True)
         return out.add_(theta[..., -1:])
 
     def sums(self, r: Tensor) -> Tensor:
-        parts = [r @ self.linear, r.sum(-1, keepdim=True)]
-        return torch.cat([r @ self._square, *parts] if self._n_second else parts, -1)
+        linear = self._summed(r, self.linear)
+        parts = [linear, r.sum(-1, keepdim=True, dtype=linear.dtype)]
+        if self._n_second:
+            parts.insert(0, self._summed(r, self._square))
+        return torch.cat(parts, -1)
 
 
 class Columns(Layout):
@@ -153,7 +180,7 @@ class Columns(Layout):
         return i.contiguous(), j.contiguous()
 
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:
-        return torch.matmul(theta, self.phi, out=out)
+        return self._into(theta, self.phi, out)
 
     def sums(self, r: Tensor) -> Tensor:
-        return r @ self.phi.mT
+        return self._summed(r, self.phi.mT)

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..kmeans import one_hot
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import Kernel, register, soft_assign
+from .base import PRECISIONS, Kernel, can_launch, checked_precision, register, soft_assign
 from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
@@ -45,7 +45,6 @@ class _Limits:
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
-_ANY = _Limits(math.inf, math.inf)
 _MOST_ROWS = 8192
 _TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
@@ -78,12 +77,19 @@ class Quadratic(Kernel):
     Args:
         budget: bytes of the features and log-probabilities of one chunk. 12 to 24 MiB measured
             best: with fewer rows a chunk is all overhead where there are thousands of features.
+        precision: of the products of float32 rows on a GPU, as `Triton` has them; `ieee` is
+            float32 itself, and what a CPU takes whatever is asked for.
     """
 
     name: ClassVar[str] = "quadratic"
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
 
-    def __init__(self, budget: int | None = None) -> None:
-        self.budget = budget
+    def __init__(self, budget: int | None = None, precision: str = "ieee") -> None:
+        self.budget, self.precision = budget, checked_precision(precision)
+
+    @property
+    def ran(self) -> str:
+        return self.name if self.precision == "ieee" else f"{self.name}:{self.precision}"
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         features = _about_the_middle(parameters, x)
@@ -120,7 +126,10 @@ class Quadratic(Kernel):
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         for dtype in plan.dtypes:
-            found = _sums(plan.features, x, w, dtype, self.bytes_for(x))
+            exact = dtype != torch.float32 or not can_launch(x.device)
+            precision = "ieee" if exact else self.precision
+            limits, size = _LIMITS[x.dtype], self.bytes_for(x)
+            found = _sums(plan.features, x, w, dtype, size, limits, precision=precision)
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)
@@ -132,7 +141,14 @@ class Quadratic(Kernel):
 class _Chunks:
     """Chunks of rows, loaded one after the other, with a buffer `(*B, K, n)` beside them."""
 
-    def __init__(self, features: Features, x: Tensor, dtype: torch.dtype, budget: int) -> None:
+    def __init__(
+        self,
+        features: Features,
+        x: Tensor,
+        dtype: torch.dtype,
+        budget: int,
+        precision: str = "ieee",
+    ) -> None:
         p = features.parameters
         self._features = features
         self._x = x if x.dim() > 2 else x.expand(*features.batch, *x.shape)
@@ -141,11 +157,13 @@ class _Chunks:
         self._shape = (*p.batch_shape, p.n_components)
         numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
         width = numbers * dtype.itemsize
-        # sums over more rows than this wear out in float32
-        most = _MOST_ROWS if dtype == torch.float32 else x.shape[-2]
+        # sums over more rows than this wear out in float32, unless they are made slab by slab
+        wears = dtype == torch.float32 and precision == "ieee"
+        most = _MOST_ROWS if wears else x.shape[-2]
         self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
         like = torch.empty(0, dtype=dtype, device=x.device)
         self.layout: Any = features.layout(self._rows, like)
+        self.layout.precision = precision
         self._joint = like.new_empty(math.prod(self._shape) * self._rows)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
@@ -197,7 +215,7 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
     features = _about_the_middle(unit, x)
-    sums = _sums(features, x, w, torch.float64, Quadratic().bytes_for(x), _hard_assign, _ANY)
+    sums = _sums(features, x, w, torch.float64, Quadratic().bytes_for(x), None, _hard_assign)
     if sums is None:
         raise InputError("the sums of these rows are not finite: rescale the columns")
     return sums
@@ -214,12 +232,12 @@ def _sums(
     w: Tensor | None,
     dtype: torch.dtype,
     budget: int,
+    limits: _Limits | None,
     assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
-    limits: _Limits | None = None,
+    precision: str = "ieee",
 ) -> Moments | None:
-    """One pass; None where the rows turn out to lie so that `dtype` lost digits."""
-    limits = _LIMITS[x.dtype] if limits is None else limits
-    work = _Chunks(features, x, dtype, budget)
+    """One pass; None where the rows turn out to lie so that `dtype` lost more than `limits`."""
+    work = _Chunks(features, x, dtype, budget, precision)
     sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
         r, row_log_prob = assign(joint)
@@ -247,7 +265,7 @@ def _moments(
     log_prob: Tensor,
     rows: Tensor,
     dtype: torch.dtype,
-    limits: _Limits,
+    limits: _Limits | None,
 ) -> Moments | None:
     family, p = features.family, features.parameters
     second = (
@@ -255,7 +273,7 @@ def _moments(
     )
     first = sums[..., features.n_second : -1]
     seen = Moments(sums[..., -1], first, second, log_prob, rows, torch.zeros_like(first))
-    if not seen.is_finite() or not _held(features, seen, dtype, limits):
+    if not seen.is_finite() or not (limits is None or _held(features, seen, dtype, limits)):
         return None
     if isinstance(features, Linear):
         found = family.moved(seen, features.whitened)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError, MissingExtraError
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import Kernel, has_triton, register
+from .base import PRECISIONS, Kernel, can_launch, checked_precision, has_triton, register
 from .dense import Dense, in_plain_coordinates
 from .memory import spared
 
@@ -55,13 +54,10 @@ class Triton(Kernel):
     """
 
     name: ClassVar[str] = "triton"
-    precisions: ClassVar[tuple[str, ...]] = ("ieee", "tf32x3", "tf32", "bf16")
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
 
     def __init__(self, budget: int | None = None, precision: str = "ieee") -> None:
-        if precision not in self.precisions:
-            known = ", ".join(self.precisions)
-            raise InputError(f"precision must be one of {known}, got {precision!r}")
-        self.budget, self.precision = budget, precision
+        self.budget, self.precision = budget, checked_precision(precision)
 
     @property
     def ran(self) -> str:
@@ -101,7 +97,7 @@ class Triton(Kernel):
 def _require(device: torch.device) -> None:
     if importlib.util.find_spec("triton") is None:
         raise MissingExtraError("triton", "gpu", "kernel 'triton'")
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "0") != "1":
+    if not can_launch(device):
         raise InputError(
             f"kernel 'triton' runs on CUDA devices, the rows are on {device}: choose 'auto', or "
             "set TRITON_INTERPRET=1 before Python starts to try it (slowly) on the CPU"

@@ -40,5 +40,7 @@ def launch(
     flat = (*arguments, *tile.sizes)
     if interpreted():  # which turns numbers into arrays, and NumPy 2.4 no array into an int
         flat = tuple(triton.language.constexpr(v) if type(v) is int else v for v in flat)
+    elif hasattr(torch.library, "wrap_triton"):  # so that graphs being traced see the launch
+        kernel = torch.library.wrap_triton(kernel)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[(programs,)](*flat, num_warps=tile.warps, num_stages=2)

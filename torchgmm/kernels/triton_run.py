@@ -18,7 +18,7 @@ from .base import _LEAST_EXPONENT
 from .dense import Prepared, prepare
 from .triton_launch import Tile, cells, interpreted, launch
 
-__all__ = ["Launcher"]
+__all__ = ["Launcher", "densities"]
 
 # Programs that keep a device of about 130 multiprocessors busy, several on each, and the rows of
 # a slab: sums over more wear out in float32, shorter slabs are all overhead.
@@ -84,27 +84,19 @@ class Launcher:
         made: Prepared = prepare(p, like.dtype)
         flat = (self._batch, self._k, self._d)
         self._centre = made.centre.reshape(flat).contiguous()
-        self._shift = self._centre
-        self._has_shift = made.shift is not None
-        if made.shift is not None:
-            self._shift = made.shift.reshape(flat).contiguous()
+        self._shift = made.shift
+        if self._shift is not None:
+            self._shift = self._shift.reshape(flat).contiguous()
         factor = made.whitener
         if not self._matrix:  # (*B, H, 1, D) or (*B, H, 1, 1)
             factor = factor.squeeze(-2).expand(*factor.shape[:-2], self._d)
         self._factor = factor.reshape(self._batch, -1, *[self._d] * p.family.n_axes).contiguous()
-        self._stride_k = 0 if p.family.tied else self._factor.stride(1)
         self._log_norm = made.log_norm.reshape(self._batch, self._k).contiguous()
-        info = torch.finfo(like.dtype)
-        self._limit, self._lowest = info.max / 8, info.min
-        self._least = _LEAST_EXPONENT[like.dtype]
+        self._limit, self._least = _limit(like.dtype), _LEAST_EXPONENT[like.dtype]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density `(*B, N)`."""
-        out = x.new_empty(*self._parameters.batch_shape, x.shape[-2])
-        rows = x.shape[-2] if self._matrix else self._chunk_rows(x, 0)
-        for part in _cut(x.shape[-2], rows):
-            out[..., part] = self._pass(_part(x, part), keep=False)[0]
-        return out
+        return self._pass(_part(x, slice(None)), keep=False)[0]
 
     def log_joint(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """`log pi_k N(x_n; k)` by chunks of rows, `(*B, K, n)`."""
@@ -117,7 +109,8 @@ class Launcher:
         square = (self._d, self._d) if self._matrix else (self._d,)
         zeros = torch.zeros((), dtype=torch.float64, device=x.device)
         weight = first = second = log_prob = total = zeros
-        slab = self._slab_rows(x.shape[-2])
+        n_rows = x.shape[-2] if self._matrix else self._chunk_rows(x, 0)
+        slab = self._slab_rows(n_rows)
         per_slab = self._batch * self._k * (self._d ** len(square) + self._d + 1)
         for part in _cut(x.shape[-2], self._chunk_rows(x, per_slab, slab)):
             chunk, chunk_w = _part(x, part), None if w is None else w[..., part]
@@ -167,37 +160,12 @@ class Launcher:
 
     def _pass(self, x: Tensor, *, keep: bool) -> tuple[Tensor, Tensor]:
         """Log-densities `(*B, n)` of a chunk, and its log-joint `(*B, K, n)` if kept."""
-        n, batch = x.shape[-2], self._parameters.batch_shape
-        log_prob = x.new_empty(*batch, n)
-        # component by component for products; row by row where the second kernel reads it so
-        shape = (self._batch, self._k, n) if self._matrix else (self._batch, n, self._k)
-        joint = x.new_empty(shape) if keep else x.new_empty(0)
-        strides = joint.stride() if keep else (0, 0, 0)
-        tile = self._tiles[0]
-        if self._matrix:
-            rows, x_strides = _rows(x)
-            self._launch(
-                triton_matrix.log_prob_matrix,
-                self._batch * cells(n, tile.sizes[0]),
-                (rows, *self._tensors(), log_prob, joint, n, self._k, self._d),
-                (*x_strides[:2], self._factor.stride(0), self._stride_k),
-                (self._limit, self._lowest, self._has_shift, keep, self._precision),
-                tile,
-            )
-            joint = joint.view(*batch, self._k, n) if keep else joint
-            return log_prob, joint
-        joint_b, joint_n, joint_k = strides
-        turned = x.mT.contiguous().mT  # feature by feature: neighbours read neighbours
-        rows, x_strides = _rows(turned)
-        self._launch(
-            triton_axes.joint_axes,
-            self._batch * cells(n, tile.sizes[0]),
-            (rows, *self._tensors(), log_prob, joint, n, self._k, self._d),
-            (*x_strides, self._factor.stride(0), self._stride_k, joint_b, joint_n, joint_k),
-            (self._limit, self._lowest, self._has_shift, keep),
-            tile,
-        )
-        return log_prob, joint.view(*batch, n, self._k).mT if keep else joint
+        batch = self._parameters.batch_shape
+        log_prob, joint = densities(x, *self._tensors(), self._precision, keep=keep)
+        if keep:
+            joint = joint.view(*batch, *joint.shape[1:])
+            joint = joint if self._matrix else joint.mT
+        return log_prob.view(*batch, x.shape[-2]), joint
 
     def _sums(
         self,
@@ -215,13 +183,15 @@ class Launcher:
         frame = self._centre if about is None else about.reshape(self._centre.shape).contiguous()
         rows, x_strides = _rows(x)
         sizes = (n, self._batch, self._k, self._d, slab)
-        flags = (w is not None, self._has_shift, about is not None)
-        strides = (*x_strides[:2], stride_w, self._factor.stride(0), self._stride_k)
+        flags = (w is not None, self._shift is not None, about is not None)
+        strides = (*x_strides[:2], stride_w, *_heads(self._factor))
+        centre, shift, factor, log_norm = self._tensors()
+        tensors = (centre, centre if shift is None else shift, factor)
         if self._matrix:
-            self._launch(
+            _launch(
                 triton_matrix.sums_matrix,
                 slabs * self._batch * self._k,
-                (rows, weights, *self._tensors(), frame, log_prob, *partial, *sizes),
+                (rows, weights, *tensors, log_norm, frame, log_prob, *partial, *sizes),
                 strides,
                 (self._limit, self._least, *flags, self._precision),
                 self._tiles[1],
@@ -230,30 +200,29 @@ class Launcher:
         _, of_components, of_features = self._tiles[1].sizes
         kept = joint.mT.view(self._batch, n, self._k)
         k_tiles = cells(self._k, of_components)
-        self._launch(
+        _launch(
             triton_axes.sums_axes,
             slabs * self._batch * k_tiles * cells(self._d, of_features),
-            (rows, weights, *self._tensors()[:3], frame, log_prob, kept, *partial, *sizes),
+            (rows, weights, *tensors, frame, log_prob, kept, *partial, *sizes),
             (*strides, *kept.stride()),
             (self._least, *flags),
             self._tiles[1],
         )
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _tensors(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         return self._centre, self._shift, self._factor, self._log_norm
-
-    def _launch(self, kernel: Any, programs: int, *groups: Any) -> None:
-        *lists, tile = groups
-        arguments = tuple(value for each in lists for value in each)
-        launch(kernel, programs, self._device, arguments, tile)
 
     # sizes ----------------------------------------------------------------------------------
 
     def _slab_rows(self, n: int) -> int:
-        """Rows of a slab: enough slabs to keep the device busy, whatever the cut into chunks."""
+        """Rows of a slab of `n`: enough slabs to keep the device busy."""
         least, most = _SLAB_ROWS[self._dtype]
         least = max(least, _INTERPRETED_ROWS) if interpreted() else least
-        wanted = n * self._batch * self._k // _PROGRAMS
+        each = self._batch * self._k
+        if not self._matrix:
+            _, of_components, of_features = self._tiles[1].sizes
+            each = self._batch * cells(self._k, of_components) * cells(self._d, of_features)
+        wanted = n * each // _PROGRAMS
         return min(max(cells(wanted, least) * least, least), most, n)
 
     def _chunk_rows(self, x: Tensor, per_slab: int, slab: int = 1) -> int:
@@ -264,6 +233,66 @@ class Launcher:
             per_row = 3 * self._batch  # no log-joint
         rows = int(self._budget / size / (per_row + per_slab / slab))
         return min(max(rows // slab * slab, slab, _LEAST_ROWS), x.shape[-2])
+
+
+def densities(
+    x: Tensor,  # (n, D) or (*B, n, D), each row in one piece
+    centre: Tensor,  # (B, K, D)
+    shift: Tensor | None,  # (B, K, D)
+    factor: Tensor,  # (B, H, D, D) or (B, H, D), H being K or 1
+    log_norm: Tensor,  # (B, K)
+    precision: str,
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """Log-densities `(B, n)`, and if kept the log-joint.
+
+    That is `(B, K, n)` for matrices, and `(B, n, K)` for variances along the axes, whose second
+    kernel reads it so. Leading axes of parameters are joined to one; see `dense.Prepared`.
+    """
+    n, (batch, k, d) = x.shape[-2], centre.shape
+    log_prob = x.new_empty(batch, n)
+    is_matrix = factor.dim() == 4
+    joint = x.new_empty((batch, k, n) if is_matrix else (batch, n, k)) if keep else x.new_empty(0)
+    tensors = (centre, centre if shift is None else shift, factor, log_norm, log_prob, joint)
+    limits = (_limit(x.dtype), torch.finfo(x.dtype).min, shift is not None, keep)
+    if is_matrix:
+        tile = matrix_tiles(d, x.dtype)[0]
+        rows, strides = _rows(x)
+        _launch(
+            triton_matrix.log_prob_matrix,
+            batch * cells(n, tile.sizes[0]),
+            (rows, *tensors, n, k, d),
+            (*strides[:2], *_heads(factor)),
+            (*limits, precision),
+            tile,
+        )
+        return log_prob, joint
+    tile = axes_tiles(k, d)[0]
+    rows, strides = _rows(x.mT.contiguous().mT)  # feature by feature: neighbours read neighbours
+    _launch(
+        triton_axes.joint_axes,
+        batch * cells(n, tile.sizes[0]),
+        (rows, *tensors, n, k, d),
+        (*strides, *_heads(factor), *(joint.stride() if keep else (0, 0, 0))),
+        limits,
+        tile,
+    )
+    return log_prob, joint
+
+
+def _limit(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max / 8
+
+
+def _heads(factor: Tensor) -> tuple[int, int]:
+    """Strides of the factors along batch and components, which may share one."""
+    return factor.stride(0), factor.stride(1) if factor.shape[1] > 1 else 0
+
+
+def _launch(kernel: Any, programs: int, *groups: Any) -> None:
+    *lists, tile = groups
+    launch(kernel, programs, lists[0][0].device, tuple(v for each in lists for v in each), tile)
 
 
 def _cut(n: int, rows: int) -> Iterator[slice]:

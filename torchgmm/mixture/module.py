@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ from ..kernels import (
     squared_distances,
 )
 from ..kernels.turns import turns
-from ..parameters import Parameters, stacked
+from ..parameters import Parameters, filled_up, stacked
 from .drawing import Drawing, Estimate
-from .tensors import as_tensor, filled_up
+from .tensors import as_tensor
 
 if TYPE_CHECKING:
     from ..fitting import FitResult
@@ -130,8 +130,8 @@ class GaussianMixture(Drawing):
         with full_precision(rows.device):
             if self._tracks(rows):
                 return squared_distances(rows, self.as_parameters())
-            run, p = Dense().distances, self.as_parameters()
-            return self._gathered(rows, run, p, lambda d: d.mT, (self.n_components,))
+            own = (self.n_components,)
+            return self._by_chunk(rows, lambda d: d.mT, own, chunks=Dense().distances)
 
     def responsibilities(self, x: Any) -> Tensor:
         """Posterior probability of each component for every row, `(*B, N, K)`. Differentiable."""
@@ -262,35 +262,25 @@ class GaussianMixture(Drawing):
         trailing: tuple[int, ...] = (),
         dtype: torch.dtype | None = None,
         of: Parameters | None = None,
+        chunks: Callable[[Tensor, Parameters], Iterable[tuple[slice, Tensor]]] | None = None,
     ) -> Tensor:
-        with full_precision(x.device):
-            kernel, p = as_kernel("auto"), of or self.as_parameters()
-
-            def gathered() -> Tensor:
-                return self._gathered(x, kernel.log_joint, p, answer, trailing, dtype)
-
-            return retried(kernel, x, gathered)
-
-    @torch.no_grad()
-    def _gathered(
-        self,
-        x: Tensor,
-        run: Callable[[Tensor, Parameters], Iterator[tuple[slice, Tensor]]],
-        parameters: Parameters,
-        answer: Any,  # (*B, K, n) -> (*B, n, *trailing)
-        trailing: tuple[int, ...] = (),
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
+        """Answers from `log_joint`, or other `chunks`, of some rows and some mixtures at a time."""
+        kernel, p = as_kernel("auto"), of or self.as_parameters()
+        run = kernel.log_joint if chunks is None else chunks
         shape = (*self.batch_shape, x.shape[-2], *trailing)
         out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
         flat = out.view(-1, *shape[len(self.batch_shape) :])
-        with full_precision(x.device):
-            for part, some, own, _ in turns(parameters, x):
-                mine, axis = flat[part], len(some.batch_shape)
+
+        def gathered() -> Tensor:
+            for part, some, own, _ in turns(p, x):
+                axis, mine = len(some.batch_shape), flat[part]
                 mine = mine.view(*some.batch_shape, *mine.shape[1:])
                 for rows, chunk in run(own, some):
                     mine.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(chunk))
-        return out
+            return out
+
+        with full_precision(x.device):
+            return retried(kernel, x, gathered)
 
 
 def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import checks
-from ..data import Checked, as_source
+from ..collective import current
+from ..data import Checked, as_source, spread
 from ..errors import InputError
 from .module import GaussianMixture
 
@@ -14,6 +15,8 @@ __all__ = ["check_replay", "rows_of"]
 
 def rows_of(mixture: GaussianMixture, data: Any, weights: Any = None) -> Checked:
     """The rows of positive weight in `data`, in blocks, ready for this mixture's kernels.
+
+    Of several processes each gets its share; sums over all rows are then `group.sum`.
 
     Args:
         mixture: one mixture, no batch of them.
@@ -30,7 +33,7 @@ def rows_of(mixture: GaussianMixture, data: Any, weights: Any = None) -> Checked
             f"one mixture is needed, this is a batch of shape {tuple(mixture.batch_shape)}: "
             "take one of them"
         )
-    source = as_source(data, weights)
+    source = spread(as_source(data, weights), current())
     checks.check_rows((1, source.n_features), mixture.n_features)
     return Checked(source, checks.compute_dtype(source.dtype, mixture.dtype), mixture.device)
 

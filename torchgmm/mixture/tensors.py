@@ -14,9 +14,9 @@ from .. import checks
 from ..covariance import Family, as_family
 from ..data import arrays
 from ..errors import InputError, NotSizedError
-from ..parameters import Parameters
+from ..parameters import Parameters, without_absent
 
-__all__ = ["MixtureTensors", "as_tensor", "filled_up"]
+__all__ = ["MixtureTensors", "as_tensor"]
 
 _TENSORS = ("logits", "means", "scale")
 
@@ -220,10 +220,7 @@ class MixtureTensors(nn.Module):
             (torch.Size([]), torch.Size([3]))
         """
         own = self.as_parameters().map(Tensor.detach)[index]
-        present = own.logits > -math.inf
-        if not own.batch_shape and not bool(present.all()):
-            own = _of_components(own, present)
-        return type(self).from_parameters(own)
+        return type(self).from_parameters(own if own.batch_shape else without_absent(own))
 
     def unstack(self) -> list[Self]:
         """The mixtures along the first batch axis, each as a module of its own.
@@ -280,25 +277,6 @@ class MixtureTensors(nn.Module):
         if not self.is_sized and means is not None and not is_lazy(means):
             self.materialize(means.shape[-1])
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _of_components(p: Parameters, which: Tensor) -> Parameters:
-    """The components where `which (K,)` is true."""
-    scale = p.scale if p.family.tied else p.scale[which]
-    return Parameters(p.logits[which], p.means[which], scale, p.family)
-
-
-def filled_up(p: Parameters, n_components: int) -> Parameters:
-    """The same densities with more components, of weight 0: in a batch these are none."""
-    more = n_components - p.n_components
-    if not more:
-        return p
-    logits = torch.nn.functional.pad(p.logits, (0, more), value=-math.inf)
-    means = torch.cat([p.means, *[p.means[..., :1, :]] * more], -2)
-    axis = -1 - p.family.n_axes
-    first = p.scale.narrow(axis, 0, 1)
-    scale = p.scale if p.family.tied else torch.cat([p.scale, *[first] * more], axis)
-    return Parameters(logits, means, scale, p.family)
 
 
 def as_tensor(x: Any) -> Tensor:

@@ -37,6 +37,7 @@ def ellipses(
     ax: Axes,
     *,
     rows: Any = None,
+    weights: Any = None,
     labels: Any = None,
     plane: Any = None,
     names: Sequence[str] | None = None,
@@ -52,9 +53,10 @@ def ellipses(
         mixture: of at least two features.
         ax: where to draw.
         rows: `(N, D)`, drawn as dots; a random part of them is enough.
+        weights: of the rows, `(N,)`; one of weight 0 is absent, others are drawn alike.
         labels: `(N,)`, a class for every row, drawn in a colour and a shape of its own. Numbers
-            of components (as `mixture.predict` gives them) take the components' colours; beside
-            classes that have names the components are black.
+            of components (as `mixture.predict` gives them) take the components' colours, -1 is
+            grey; beside classes that have names the components are black.
         plane: two numbers of features to draw instead, a matrix `(2, D)` of directions, or a
             projection (`tg.discriminant(mixture)`, a fitted `tg.PCA(2)`).
         names: of the features, for the labels; those of a data frame's columns if not given.
@@ -72,7 +74,7 @@ def ellipses(
     if features(mixture) < 2:
         raise InputError("ellipses need at least two features: draw marginal(mixture, ax)")
     view = plane_view(mixture, plane, names_of(names, rows))
-    _draw_plane(view, ax, rows, labels, GREYS)
+    _draw_plane(view, ax, rows, weights, labels, GREYS)
     draw_components(view, ax, colours_of(mixture.n_components, labels, groups))
     return ax
 
@@ -83,6 +85,7 @@ def density(
     ax: Axes,
     *,
     rows: Any = None,
+    weights: Any = None,
     labels: Any = None,
     plane: Any = None,
     names: Sequence[str] | None = None,
@@ -93,6 +96,7 @@ def density(
         mixture: of any number of features; more than two are projected, as in `ellipses`.
         ax: where to draw.
         rows: `(N, D)`, drawn as dots; a random part of them is enough.
+        weights: of the rows, `(N,)`; one of weight 0 is absent, others are drawn alike.
         labels: `(N,)`, a class for every row, as in `ellipses`.
         plane: two numbers of features, a matrix `(2, D)` of directions, or a projection.
         names: of the features, for the labels; those of a data frame's columns if not given.
@@ -107,10 +111,11 @@ def density(
     if features(mixture) == 1:
         if labels is not None or plane is not None:
             raise InputError("one feature is drawn as a curve: it has no labels and no plane")
-        marginal(mixture, ax, rows=rows, names=names, components=False)
+        marginal(mixture, ax, rows=rows, weights=weights, names=names, components=False)
         ax.legend(fontsize="small")
         return ax
-    _draw_plane(plane_view(mixture, plane, names_of(names, rows)), ax, rows, labels, _BLUES)
+    view = plane_view(mixture, plane, names_of(names, rows))
+    _draw_plane(view, ax, rows, weights, labels, _BLUES)
     return ax
 
 
@@ -121,6 +126,7 @@ def marginal(
     *,
     feature: Any = 0,
     rows: Any = None,
+    weights: Any = None,
     names: Sequence[str] | None = None,
     components: bool = True,
 ) -> Axes:
@@ -131,6 +137,7 @@ def marginal(
         ax: where to draw.
         feature: which one; or a direction `(D,)`, along which everything is projected.
         rows: `(N, D)`.
+        weights: of the rows, `(N,)`, for the histogram.
         names: of the features, for the label; those of a data frame's columns if not given.
         components: whether to draw each; more than eight are left out.
 
@@ -142,12 +149,14 @@ def marginal(
         'feature 1'
     """
     shown = COLOURS[: mixture.n_components] if components else ()
-    draw_marginal(line_view(mixture, feature, names_of(names, rows)), ax, rows, shown)
+    draw_marginal(line_view(mixture, feature, names_of(names, rows)), ax, rows, weights, shown)
     return ax
 
 
-def _draw_plane(view: View, ax: Axes, rows: Any, labels: Any, colours: Sequence[str]) -> None:
-    dots, chosen = view.dots(rows, _MOST_DOTS)
+def _draw_plane(
+    view: View, ax: Axes, rows: Any, weights: Any, labels: Any, colours: Sequence[str]
+) -> None:
+    dots, chosen = view.dots(rows, _MOST_DOTS, weights)
     low, high = view.window(dots)
     draw_levels(view, ax, low, high, colours, bar=True)
     draw_dots(ax, dots, labels_of(labels, rows, chosen))

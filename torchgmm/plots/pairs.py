@@ -37,6 +37,7 @@ def pairs(
     ax: Axes,
     *,
     rows: Any = None,
+    weights: Any = None,
     labels: Any = None,
     features: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
@@ -52,6 +53,7 @@ def pairs(
         ax: where to draw; its place is divided into panels, each an axes inside it
             (`ax.child_axes`, line by line).
         rows: `(N, D)`, drawn as dots and histograms; a random part of them is enough.
+        weights: of the rows, `(N,)`, for the histograms; one of weight 0 is absent.
         labels: `(N,)`, a class for every row, as in `ellipses`.
         features: which of them, at most eight; all if not given.
         names: of all D features, for the labels; those of a data frame's columns if not given.
@@ -80,10 +82,10 @@ def pairs(
             panel = ax.inset_axes((j * step, 1 - i * step - side, side, side))
             if i == j:
                 shown = colours if k <= len(COLOURS) else ()
-                draw_marginal(line_view(mixture, across), panel, rows, shown)
+                draw_marginal(line_view(mixture, across), panel, rows, weights, shown)
                 panel.set(yticks=[], ylabel="", ylim=(0, None))
             else:
-                _pair(mixture, panel, (across, below), rows, labels, colours)
+                _pair(mixture, panel, (across, below), rows, weights, labels, colours)
             panel.set_xlabel(name_of(names, across, d) if i == m - 1 else "")
             panel.set_ylabel(name_of(names, below, d) if j == 0 and i else "")
             panel.locator_params(nbins=4)
@@ -111,11 +113,12 @@ def _pair(
     panel: Axes,
     plane: tuple[int, int],
     rows: Any,
+    weights: Any,
     labels: Any,
     colours: Sequence[str],
 ) -> None:
     view = plane_view(mixture, plane)
-    dots, drawn = view.dots(rows, _MOST_DOTS)
+    dots, drawn = view.dots(rows, _MOST_DOTS, weights)
     low, high = view.window(dots)
     draw_levels(view, panel, low, high, _GREYS, bar=False)
     draw_dots(panel, dots, labels_of(labels, rows, drawn), size=2.4)

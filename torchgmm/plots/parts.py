@@ -54,15 +54,16 @@ def draw_levels(
     scale.set_label("log-density, nats (share of the mixture inside)")
 
 
-def draw_marginal(view: View, ax: Axes, rows: Any, colours: Sequence[str]) -> None:
+def draw_marginal(view: View, ax: Axes, rows: Any, weights: Any, colours: Sequence[str]) -> None:
     """A histogram, the mixture, and the components if there is a colour for each."""
-    dots, _ = view.dots(rows, _MOST_BARS)
+    dots, chosen = view.dots(rows, _MOST_BARS, weights)
     low, high = view.window(dots)
     grid = _line(view, float(low[0]), float(high[0]))
     joint = view.mixture.log_joint(grid[:, None]).exp()
     if len(dots):
         bins = int(np.clip(len(dots) ** 0.5, 8, 80))
-        ax.hist(dots[:, 0], bins, density=True, color="0.85", label="rows")
+        w = None if weights is None else as_array(weights)[chosen]
+        ax.hist(dots[:, 0], bins, density=True, weights=w, color="0.85", label="rows")
     if len(colours) == joint.shape[-1]:
         for k, colour in enumerate(colours):
             label = "" if k else "components"
@@ -83,7 +84,7 @@ def _line(view: View, low: float, high: float) -> Tensor:
 def colours_of(n_components: int, labels: Any, groups: Any = None) -> list[str]:
     """One for every component; of one kind where they are many, or where classes have theirs."""
     if groups is not None:
-        numbers = _as_array(groups)
+        numbers = as_array(groups)
         if numbers.shape != (n_components,) or not np.issubdtype(numbers.dtype, np.integer):
             raise InputError(
                 f"groups must be {n_components} integers, a cluster for every component, got shape "
@@ -93,25 +94,26 @@ def colours_of(n_components: int, labels: Any, groups: Any = None) -> list[str]:
     if labels is None:
         few = n_components <= len(COLOURS)
         return list(COLOURS[:n_components]) if few else [COLOURS[0]] * n_components
-    numbered = not isinstance(_classes(_as_array(labels))[0][0], str)
+    numbered = not isinstance(_classes(as_array(labels))[0][0], str)
     if numbered and n_components <= len(COLOURS):
         return list(COLOURS[:n_components])
     return ["black"] * n_components
 
 
 def draw_dots(ax: Axes, dots: np.ndarray, labels: np.ndarray | None, size: float = 3.0) -> None:
-    """The rows: grey, or a colour and a shape for every label."""
+    """The rows: grey, or a colour and a shape for every label that is a class."""
     if labels is None:
         ax.plot(dots[:, 0], dots[:, 1], ".", color="0.25", markersize=size, alpha=0.5, zorder=2)
         return
     for place, (name, chosen) in enumerate(_classes(labels)):
         number = place if isinstance(name, str) else name
         around = number // len(COLOURS)  # the colours used up, other pairs of colour and shape
+        none = number < 0  # the number of a row that is of no class
         ax.plot(
             dots[chosen, 0],
             dots[chosen, 1],
-            MARKERS[(number + 3 * around) % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
+            "." if none else MARKERS[(number + 3 * around) % len(MARKERS)],
+            color="0.45" if none else COLOURS[number % len(COLOURS)],
             markersize=size,
             markeredgewidth=0,
             alpha=0.75,
@@ -138,21 +140,22 @@ def labels_of(labels: Any, rows: Any, chosen: np.ndarray) -> np.ndarray | None:
     """The labels of the chosen rows."""
     if labels is None:
         return None
-    given = _as_array(labels)
+    given = as_array(labels)
     if rows is None or given.shape != (len(rows),):
         n_rows = 0 if rows is None else len(rows)
         raise InputError(f"labels of shape {given.shape} for {n_rows} rows: give one for each")
     return np.asarray(given[chosen])
 
 
-def _as_array(labels: Any) -> np.ndarray:
+def as_array(labels: Any) -> np.ndarray:
+    """Labels or weights, whatever holds them."""
     return labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
 
 
 def _classes(labels: np.ndarray) -> list[tuple[int | str, np.ndarray]]:
-    """Every label, a number from 0 or else a name, and where it stands."""
+    """Every label, a number or else a name, and where it stands."""
     names, place = np.unique(labels, return_inverse=True)
-    numbers = np.issubdtype(names.dtype, np.integer) and names.min() >= 0
+    numbers = np.issubdtype(names.dtype, np.integer)
     return [(int(n) if numbers else str(n), place == i) for i, n in enumerate(names)]
 
 

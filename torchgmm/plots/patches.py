@@ -43,6 +43,13 @@ def eigenpatches(
 
     Raises:
         InputError: the number of features is not that of such an image.
+
+    Example:
+        >>> import torchgmm as tg
+        >>> from matplotlib.figure import Figure
+        >>> ax = eigenpatches(tg.GaussianMixture(2, 16), Figure().add_subplot(), patches=3)
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['mean', '1', '2', '3']
     """
     shape = height, width = _image_shape(features(mixture), shape)
     weights, order = mixture.weights.sort(descending=True)

@@ -47,12 +47,13 @@ def spectra(mixture: GaussianMixture, ax: Axes, *, components: int | None = None
     few = len(order) <= len(COLOURS)
     mark = d <= _MOST_MARKS
     for place, k in enumerate(order):
+        own = int(k) if len(weights) <= len(COLOURS) else place  # as in every other picture
         shade = 1.0 if few else 0.15 + 0.85 * weights[k] / weights.max()
         ax.plot(
             np.arange(1, d + 1),
             values[k],
-            color=COLOURS[place if few else 0],
-            marker=(MARKERS[place] if few else ".") if mark else "",
+            color=COLOURS[own if few else 0],
+            marker=(MARKERS[own] if few else ".") if mark else "",
             alpha=shade,
             linewidth=1.4,
             markersize=4,

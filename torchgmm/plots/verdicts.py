@@ -112,7 +112,7 @@ def calibration(found: Calibrated, ax: Axes, *, names: Sequence[str] | None = No
     band_drawn = ax.patches[0]
     ax.legend([*curves, band_drawn], [*told, str(band_drawn.get_label())], fontsize="small")
     ax.set(
-        xlabel="u: probability of a smaller value, given the features before",
+        xlabel="u: probability of a smaller value",
         ylabel="share of the rows below u, less u",
         xlim=(0, 1),
     )
@@ -136,14 +136,17 @@ def likelihood_ratio(found: Tested, ax: Axes) -> Axes:
     drawn = found.replicates.cpu().numpy()
     drawn = drawn[~np.isnan(drawn)]
     k = int(found.null.n_components)
-    ax.hist(drawn, bins=max(8, int(len(drawn) ** 0.5) * 2), color="0.75", label=f"drawn from K={k}")
+    bins = max(8, int(len(drawn) ** 0.5) * 2)
+    heights, _, _ = ax.hist(drawn, bins=bins, color="0.75", label=f"drawn from K={k}")
     label = f"the rows: {found.statistic:.4g}, p = {found.p_value:.2g}"
     ax.axvline(found.statistic, color=COLOURS[1], linewidth=2, label=label)
     ax.set(
         xlabel=f"twice the gain in log-likelihood of K={k + 1} over K={k}, nats",
         ylabel="replicates",
+        ylim=(0, 1.35 * float(np.max(heights))),  # room for the legend
     )
-    ax.legend(fontsize="small")
+    rightwards = found.statistic > sum(ax.get_xlim()) / 2
+    ax.legend(fontsize="small", loc="upper left" if rightwards else "upper right")
     return ax
 
 

@@ -49,12 +49,19 @@ class View:
         factor = self.mixture.scale_tril.detach()
         return factor @ factor.mT
 
-    def dots(self, rows: Any, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """At most so many of the rows, `(n, m)`, and their numbers; none where there are none."""
+    def dots(self, rows: Any, most: int, weights: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """At most so many of the rows, `(n, m)`, and their numbers; none where there are none.
+
+        Rows of weight 0 are absent.
+        """
         if rows is None:
             return np.zeros((0, len(self.matrix))), np.zeros(0, np.int64)
         rows = rows if hasattr(rows, "shape") else np.asarray(rows)
-        chosen = some(len(rows), most)
+        if weights is None:
+            chosen = some(len(rows), most)
+        else:
+            present = checks.check_weights(weights, len(rows)).nonzero().squeeze(-1).cpu().numpy()
+            chosen = present[some(len(present), most)]
         taken = rows_of(rows, self.matrix.shape[1], chosen)
         return (taken @ self.matrix.mT - self.centre).numpy(), chosen
 

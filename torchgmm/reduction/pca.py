@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..collective import current, together
 from ..covariance import as_family
-from ..data import Checked, as_source
+from ..data import Checked, as_source, spread
 from ..errors import InputError
 from ..kernels import weighted_sums
 from .projection import Projection
@@ -76,6 +77,7 @@ class PCA(Projection):
         self._require_axes("components")
         return self.axes * self._spread().unsqueeze(-1)
 
+    @together
     @torch.no_grad()
     def fit(self, data: Any, weights: Any = None) -> Self:
         """Learn the axes from rows, in one pass.
@@ -88,7 +90,7 @@ class PCA(Projection):
             InputError: data that cannot be used, fewer than two rows, more components than
                 features, components without variance that were to be whitened.
         """
-        source = as_source(data, weights)
+        source = spread(as_source(data, weights), current())
         first = source.first().x
         dtype = checks.compute_dtype(source.dtype, torch.float32)
         checked = Checked(source, dtype, first.device)
@@ -96,12 +98,14 @@ class PCA(Projection):
         # about a row, so that a common offset costs no digits; of weight 0 it may be anything
         frame = first[:1].double()
         frame = torch.where(frame.abs() < checks.largest_allowed(dtype), frame, 0)
-        moments = weighted_sums(
+        frame = source.group.of_first(frame)
+        sums = weighted_sums(
             checked.blocks(),
             frame,
             family,
             lambda block: torch.ones(1, len(block.x), dtype=torch.float64),
-        ).moments()
+        )
+        moments = sums.over(source.group).moments()
         n = float(moments.weight)
         if not n > 1:
             raise InputError(f"{n:g} row(s) have no variance: at least two are needed")

@@ -25,6 +25,7 @@ class PrincipalRows(Encoded):
     def __init__(self, source: Source, front: PCA) -> None:
         super().__init__(source, front, rows=_ROWS)
         self.front = front
+        self.names = tuple(f"principal component {i}" for i in range(1, self.n_features + 1))
 
 
 @dataclass(frozen=True)

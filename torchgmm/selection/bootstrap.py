@@ -121,44 +121,28 @@ def bootstrap_test(
     checks.check_count("n_replicates", n_replicates)
     k = checks.check_count("n_components", n_components)
     checks.check_floor(reg_covar)
-    drawn = generator if isinstance(generator, torch.Generator) else torch.Generator()
-    if not isinstance(generator, torch.Generator):
-        seed = int(torch.randint(2**62, ())) if generator is None else generator
-        drawn.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
-    x = _in_memory(data, device)
-    if len(x) < 2 * (k + 1):
-        raise InputError(f"{len(x)} row(s) are too few for a test of {k} against {k + 1}")
     fits = _Fits(
         as_family(covariance),
         reg_covar,
         checks.check_count("n_init", n_init),
         tol,
         checks.check_count("max_iter", max_iter),
-        drawn,
+        _as_generator(generator),
     )
+    x = _in_memory(data, device)
+    if len(x) < 2 * (k + 1):
+        raise InputError(f"{len(x)} row(s) are too few for a test of {k} against {k + 1}")
     null, alternative = fits.pair(x.unsqueeze(0), k)
-    for found, count in ((null, k), (alternative, k + 1)):
-        if not math.isfinite(float(found.level)):
-            raise InputError(
-                f"no sound fit of {count} {fits.family.name} component(s): every one has a "
-                "component without spread of its own in some direction; give fewer components, a "
-                "simpler family or a larger reg_covar"
-            )
-    statistic = float(2 * len(x) * (alternative.level - null.level))
-    ratios = []
-    truth = null.parameters[0]
-    for rows in _drawn(truth, len(x), n_replicates, drawn):
-        low, high = fits.pair(rows, k, truth)
-        ratios.append(2 * len(x) * (high.level - low.level))
-        if on_replicates is not None:
-            on_replicates(sum(map(len, ratios)))
-    replicates = torch.cat(ratios).cpu()
-    replicates[~replicates.isfinite()] = math.nan
-    if int(replicates.isnan().sum()) * 2 > n_replicates:
+    for found in (null, alternative):
+        found.require_sound()
+    replicates = fits.replicates(null.parameters[0], len(x), n_replicates, on_replicates)
+    failed = int(replicates.isnan().sum())
+    if 2 * failed > n_replicates:
         raise InputError(
-            f"{int(replicates.isnan().sum())} of {n_replicates} replicates have no sound fit: give "
-            "a simpler family, fewer components or a larger reg_covar"
+            f"{failed} of {n_replicates} replicates have no sound fit: give a simpler family, "
+            "fewer components or a larger reg_covar"
         )
+    statistic = float(2 * len(x) * (alternative.level - null.level))
     made = (GaussianMixture.from_parameters(p.parameters[0]) for p in (null, alternative))
     return BootstrapTest(statistic, replicates, *made)
 
@@ -169,6 +153,16 @@ class _Ends:
 
     parameters: Parameters  # (B, ...)
     level: Tensor  # (B,) mean log-likelihood, nats; -inf where the fit is not sound
+
+    def require_sound(self) -> None:
+        """Refuse to go on without a fit that the likelihood can judge."""
+        if not bool(self.level.isfinite().all()):
+            k, family = self.parameters.n_components, self.parameters.family
+            raise InputError(
+                f"no sound fit of {k} {family.name} component(s): every one has a component "
+                "without spread of its own in some direction; give fewer components, a simpler "
+                "family or a larger reg_covar"
+            )
 
 
 @dataclass(frozen=True)
@@ -190,6 +184,19 @@ class _Fits:
             fewer = self._best(x, k - 1, []) if k > 1 else None
             null = self._best(x, k, [] if fewer is None else [self._split(x, fewer, k)])
         return null, self._best(x, k + 1, [self._split(x, null, k + 1)])
+
+    def replicates(
+        self, truth: Parameters, n_rows: int, count: int, told: Callable[[int], None] | None
+    ) -> Tensor:
+        """Likelihood ratios of rows drawn from a mixture, `(count,)`; NaN where a fit failed."""
+        ratios: list[Tensor] = []
+        for rows in _drawn(truth, n_rows, count, self.generator):
+            low, high = self.pair(rows, truth.n_components, truth)
+            ratios.append(2 * n_rows * (high.level - low.level))
+            if told is not None:
+                told(sum(map(len, ratios)))
+        found = torch.cat(ratios).cpu()
+        return torch.where(found.isfinite(), found, math.nan)
 
     def _best(self, x: Tensor, k: int, starts: list[Parameters]) -> _Ends:
         """The best sound end, of each batch entry, from k-means and other starts."""
@@ -248,6 +255,14 @@ class _Fits:
             if not failed and not hollow(ends[b], self.floor, samples[b].covariance()):
                 level[b] = own
         return _Ends(ends, level)
+
+
+def _as_generator(generator: torch.Generator | int | None) -> torch.Generator:
+    if isinstance(generator, torch.Generator):
+        return generator
+    seed = int(torch.randint(2**62, ())) if generator is None else generator
+    made = torch.Generator()
+    return made.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
 
 
 def _in_memory(data: Any, device: Any) -> Tensor:

@@ -10,7 +10,14 @@ except ImportError as error:
     raise MissingExtraError("scikit-learn", "sklearn", "torchgmm.sklearn") from error
 
 from .anomaly import AnomalyDetector
+from .classifier import GaussianMixtureClassifier
 from .convert import from_sklearn, to_sklearn
 from .estimator import GaussianMixture
 
-__all__ = ["AnomalyDetector", "GaussianMixture", "from_sklearn", "to_sklearn"]
+__all__ = [
+    "AnomalyDetector",
+    "GaussianMixture",
+    "GaussianMixtureClassifier",
+    "from_sklearn",
+    "to_sklearn",
+]

@@ -55,6 +55,12 @@ class Rows:
             table = table.to(device)
         return ArraySource(table, weights, block_rows=batch_size)
 
+    def some(self, index: Tensor) -> Rows:
+        """The rows with these numbers."""
+        if isinstance(self.table, Tensor):
+            return Rows(self.table[index.to(self.device)])
+        return Rows(self.table[index.numpy()])
+
     def on_host(self) -> np.ndarray | None:
         """The rows as NumPy has them, without a copy; None where they are on an accelerator."""
         if isinstance(self.table, np.ndarray):

@@ -1,0 +1,42 @@
+"""The fused log-density as an operator whose launches a compiler sees.
+
+`log_prob` of a mixture is one opaque operator in a compiled or exported graph (`operators.py`),
+whatever kernel it takes inside. This one is for graphs that must hold the Triton kernel itself, to
+be compiled ahead of time or to run without this package; it takes what `prepare` makes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .triton_run import densities
+
+__all__ = ["fused_log_prob"]
+
+
+def _fused_log_prob(
+    x: Tensor, centre: Tensor, shift: Tensor | None, factor: Tensor, log_norm: Tensor
+) -> Tensor:
+    """Log-density `(B, n)` of rows `(n, D)` or `(B, n, D)`; the rest as in `densities`."""
+    return densities(x.contiguous(), centre, shift, factor, log_norm, "ieee", keep=False)[0]
+
+
+# torch 2.6 is the first with both; a custom operator is the same to a caller
+_register = getattr(torch.library, "triton_op", torch.library.custom_op)
+
+fused_log_prob = _register(
+    "torchgmm::fused_log_prob",
+    _fused_log_prob,
+    mutates_args=(),
+    schema="(Tensor x, Tensor centre, Tensor? shift, Tensor factor, Tensor log_norm) -> Tensor",
+)
+
+
+def _shape(
+    x: Tensor, centre: Tensor, shift: Tensor | None, factor: Tensor, log_norm: Tensor
+) -> Tensor:
+    return x.new_empty(centre.shape[0], x.shape[-2])
+
+
+fused_log_prob.register_fake(_shape)
