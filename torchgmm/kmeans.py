@@ -43,6 +43,8 @@ def kmeans_plus_plus(
         return kmeans_plus_plus(x[None], None if w is None else w[None], n_clusters, generator)[0]
     b, n, _ = x.shape
     weight = torch.ones(b, n, dtype=torch.float64, device=x.device) if w is None else w.double()
+    if n_clusters == 1:
+        return _rows(x, _draw(weight, 1, generator)).double()
     table, _ = _centred(x, w)  # small numbers: the products below cancel less
     norms = (table * table).sum(-1)
     chosen = [_draw(weight, 1, generator)]
@@ -89,10 +91,12 @@ def kmeans(
     if x.dim() == 2:
         own = None if w is None else w[None]
         return kmeans(x[None], own, centres[None], max_iter=max_iter, tol=tol)[0]
+    if centres.shape[-2] == 1 and max_iter:
+        return _mean(x, w).unsqueeze(-2)
     table, origin = _centred(x, w)
     centres = centres - origin
     some = None if w is None else w[: len(table)]
-    least = tol * _mean(table.double() ** 2, some).mean(-1).expand(len(x))
+    least = tol * _mean(table * table, some).mean(-1).expand(len(x))
     found, active = centres.clone(), torch.arange(len(x), device=x.device)
     for _ in range(max_iter):
         moved = _centroids(table, w, centres)
@@ -188,8 +192,8 @@ def _centred(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
     if len(x) > 1 and x.stride(0) == 0 and (w is None or w.stride(0) == 0):
         table, origin = _centred(x[:1], None if w is None else w[:1])
         return table, origin
-    origin = _mean(x, w).unsqueeze(-2)
-    return (x.double() - origin).to(x.dtype), origin
+    origin = _mean(x, w).unsqueeze(-2).to(x.dtype)  # a number that rows could hold: no digit lost
+    return x - origin, origin.double()
 
 
 def _shared(x: Tensor, each: Tensor) -> bool:

@@ -63,6 +63,13 @@ class Moments:
         """With those of the mixtures at `index` of the leading axis replaced by others."""
         return Moments(*(getattr(self, f).index_put((index,), getattr(other, f)) for f in _FIELDS))
 
+    def add_(self, index: Tensor, other: Moments) -> Moments:
+        """In place: those of other mixtures, about the same origins, are added at `index`."""
+        for name in _FIELDS[:-1]:
+            own = getattr(self, name)
+            own[index] += getattr(other, name)
+        return self
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Moments:
         """The same moments with every tensor passed through `change`."""
         return Moments(*(change(getattr(self, name)) for name in _FIELDS))

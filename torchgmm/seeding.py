@@ -73,6 +73,10 @@ class Seeding(ABC):
     ) -> Parameters:
         """Parameters in float64 on the device of the rows."""
 
+    def only(self, index: Tensor) -> Seeding:
+        """What it means for some mixtures of a batch, by number."""
+        return self
+
     def batch(
         self,
         source: Groups,
@@ -270,6 +274,14 @@ class Labels(Seeding):
         sums = labelled_sums(source.blocks(), centres, family, known).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
+    def only(self, index: Tensor) -> Labels:
+        given = self.labels
+        if isinstance(given, (Tensor, np.ndarray)) and given.ndim > 1:
+            given = given.reshape(-1, given.shape[-1])
+        # others than one for each are refused by `batch`
+        fits = getattr(given, "ndim", 2) != 1 and len(given) > int(index.max())
+        return Labels([given[b] for b in index.tolist()]) if fits else self
+
     def batch(
         self,
         source: Groups,
@@ -319,6 +331,12 @@ class Start(Seeding):
                 f"has K={n_components}, D={source.n_features}, {family.name}"
             )
         return p
+
+    def only(self, index: Tensor) -> Start:
+        p, axes = self.parameters, len(self.parameters.batch_shape)
+        if not axes or p.batch_shape.numel() <= int(index.max()):
+            return self  # one for all, or refused by `batch`
+        return Start(p.map(lambda t: t.reshape(-1, *t.shape[axes:]))[index.to(p.means.device)])
 
     def batch(
         self,
@@ -405,7 +423,7 @@ def at_centres(source: Groups, centres: Tensor, family: Family, floor: float) ->
         part = nearest_moments(block.x, block.w, centres[where], family)
         if total is None:
             total = _nothing(centres, family)
-        total = total.put(where, total[where] + part)
+        total.add_(where, part)
     if total is None:
         raise InputError("the source gave no rows of positive weight")
     counts = source.counts.to(centres.device)
@@ -417,7 +435,7 @@ def _nothing(frame: Tensor, family: Family) -> Moments:
     b, k, d = frame.shape
     second = frame.new_zeros(b, *family.scale_shape(k, d))
     zero = frame.new_zeros(b)
-    return Moments(frame.new_zeros(b, k), torch.zeros_like(frame), second, zero, zero, frame)
+    return Moments(frame.new_zeros(b, k), torch.zeros_like(frame), second, zero, zero + 0, frame)
 
 
 def first_parameters(

@@ -42,6 +42,14 @@ def layouts(dtype):
     labels = torch.arange(B).repeat_interleave(torch.tensor(lengths))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
     mixed, of = torch.cat(ragged)[order], labels[order]
+    at = torch.arange(len(of)).double() % 3
+
+    def streamed(*tables):
+        return lambda: (
+            dict(zip(("x", "of", "w"), parts, strict=True))
+            for parts in zip(*(t.split(37) for t in tables), strict=True)
+        )
+
     return {
         "tables": ((x, {}), [(rows, {}) for rows in x]),
         "an array": ((x.numpy(), {}), [(rows, {}) for rows in x]),
@@ -54,6 +62,14 @@ def layouts(dtype):
             [(rows, {"weights": w[b, : len(rows)]}) for b, rows in enumerate(ragged)],
         ),
         "groups": ((mixed, {"groups": of}), [(mixed[of == b], {}) for b in range(B)]),
+        "a stream": (
+            (list(zip(mixed.split(37), of.split(37), strict=True)), {"groups": 1}),
+            [(mixed[of == b], {}) for b in range(B)],
+        ),
+        "a stream with weights": (
+            (streamed(mixed, of, at), {"groups": "of", "weights": "w"}),
+            [(mixed[of == b], {"weights": at[of == b]}) for b in range(B)],
+        ),
     }
 
 
@@ -179,10 +195,34 @@ def test_mixtures_with_fewer_components_are_as_if_alone(family):
         assert torch.equal(many.predict(x)[b], alone.predict(rows))
 
 
-@pytest.mark.parametrize("name", Method.__subclasses__())
-def test_methods_that_take_no_batch_say_so(name):
-    method = name()
-    if method.takes_batches:
-        pytest.skip("takes them")
-    with pytest.raises(tg.InputError, match=f"{name.__name__} fits one mixture at a time"):
-        tg.GaussianMixture(2, 3, batch_shape=(B,)).fit(tables(), method)
+ONE_BY_ONE = {
+    "squarem": tg.SQUAREM(max_iter=6),
+    "incremental": tg.IncrementalEM(max_iter=2, n_blocks=4),
+    "reduced": tg.VarianceReducedEM(max_iter=2, n_blocks=4),
+    "online": tg.OnlineEM(max_iter=2, batch_size=40),
+    "gradient": tg.Gradient(max_iter=2, batch_size=40),
+}
+
+
+@pytest.mark.parametrize("method", ONE_BY_ONE)
+@pytest.mark.parametrize("layout", ["tables", "weights", "a list", "groups", "one table for all"])
+def test_methods_that_move_one_mixture_move_one_after_the_other(method, layout):
+    (data, options), each = layouts(torch.float64)[layout]
+    start = start_of("full", torch.float32)
+    many = tg.GaussianMixture(K, batch_shape=(B,), dtype=torch.float64)
+    options = options | {"generator": 7}
+    result = quiet(many, data, ONE_BY_ONE[method], init=start, **options)
+    assert len(result) == B
+    for b, (rows, own) in enumerate(each):
+        alone = tg.GaussianMixture(K, dtype=torch.float64)
+        other = quiet(alone, rows, ONE_BY_ONE[method], init=start[b], generator=7, **own)
+        assert result[b].status is other.status
+        assert type(result[b].state) is type(other.state)
+        assert result[b].n_steps == other.n_steps
+        torch.testing.assert_close(many[b].means, alone.means)
+        torch.testing.assert_close(many[b].scale, alone.scale)
+
+
+def test_every_method_takes_a_batch():
+    taken = {type(method) for method in (*METHODS.values(), *ONE_BY_ONE.values())}
+    assert taken >= set(Method.__subclasses__())

@@ -254,10 +254,11 @@ def test_rows_of_weight_zero_may_hold_anything():
     assert got.parameters.is_finite()
 
 
+@pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cuts_over_rows_and_mixtures_do_not_matter(family, monkeypatch):
+def test_cuts_over_rows_and_mixtures_do_not_matter(family, ragged, monkeypatch):
     x = torch.stack([blobs(700, 2, 2, seed=b) for b in range(3)])
-    data = [rows[: 700 - 150 * b] for b, rows in enumerate(x)]
+    data = [rows[: 700 - 150 * b] for b, rows in enumerate(x)] if ragged else x
     start = drawn(family, 2, 2, (3,))
     whole = quiet(many(covariance=family), data, tg.EM(5), init=start)
     monkeypatch.setattr("torchgmm.data.groups._BLOCK_BYTES", 1)  # 256 rows, the least
@@ -269,6 +270,55 @@ def test_cuts_over_rows_and_mixtures_do_not_matter(family, monkeypatch):
     monkeypatch.undo()
     again = quiet(many(covariance=family), data, tg.EM(0), generator=0).parameters
     assert seeded.means.shape == again.means.shape
+
+
+@pytest.mark.parametrize("init", ["kmeans", "labels", "start"])
+def test_many_mixtures_climb_in_parts(init, monkeypatch):
+    x = torch.stack([blobs(60, 2, 2, separation=2.0 + b, seed=b) for b in range(6)])
+    labels = torch.arange(60) % 2 * torch.ones(6, 1, dtype=int)
+    options = {
+        "kmeans": {"generator": 0, "n_init": 2},
+        "labels": {"init": labels},
+        "start": {"init": drawn("full", 2, 2, (2, 3))},
+    }[init]
+
+    def result():
+        mixture = tg.GaussianMixture(2, batch_shape=(2, 3), dtype=torch.float64)
+        return mixture, quiet(mixture, x.view(2, 3, 60, 2), **options)
+
+    _, expected = result()
+    monkeypatch.setattr("torchgmm.fitting.batch._STATISTICS", 8 * (8 + 6) * 4)  # four at once
+    parts, got = result()
+    assert got.statuses == expected.statuses
+    assert got.shape == (2, 3)
+    assert len(got) == 6
+    for one, other in zip(got, expected, strict=True):
+        assert one.n_steps == len(one.history)
+        if init != "kmeans":  # whose draws are those of other mixtures then
+            assert one.n_steps == other.n_steps
+            torch.testing.assert_close(one.parameters.means, other.parameters.means)
+    torch.testing.assert_close(got.levels, expected.levels, rtol=0, atol=0.05)
+    torch.testing.assert_close(parts.means, got.parameters.means.view(2, 3, 2, 2))
+
+
+def test_ctrl_c_in_a_later_part_leaves_the_first_ones_done(monkeypatch):
+    monkeypatch.setattr("torchgmm.fitting.batch._STATISTICS", 1)  # one at a time
+    whole = many()
+    quiet(whole, X, init=near())
+
+    class Third(Observer):
+        calls = 0
+
+        def on_step(self, event):
+            self.calls += event.number == 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+
+    cut = many()
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(X, init=near(), observers=[Third()])
+    torch.testing.assert_close(cut.means[:2], whole.means[:2])
+    assert bool(torch.isfinite(cut.means).all())
 
 
 def test_few_rows_are_filled_up():
@@ -286,3 +336,57 @@ def test_few_rows_are_filled_up():
         w = 1.0 if block.w is None else block.w.unsqueeze(-1)
         total.index_add_(0, block.groups, (block.x * w).sum(1))
     torch.testing.assert_close(total, torch.stack([r.sum(0) for r in rows]), rtol=1e-4, atol=1e-3)
+
+
+# groups in a stream -------------------------------------------------------------------------------
+
+
+def scattered(batch=50):
+    """Rows of three groups in batches, in any order."""
+    order = torch.randperm(240, generator=torch.Generator().manual_seed(0))
+    x, of = X.reshape(-1, 2)[order], torch.arange(3).repeat_interleave(80)[order]
+    return list(zip(x.split(batch), of.split(batch), strict=True))
+
+
+@pytest.mark.parametrize("init", ["kmeans", "random", "random_from_data"])
+def test_a_stream_of_groups_is_seeded_and_fitted(init):
+    mixture = many()
+    result = quiet(mixture, scattered(), groups=1, init=init, generator=0)
+    assert [status.name for status in result.statuses] == ["CONVERGED"] * 3
+    best = quiet(many(), X, n_init=3, generator=0)
+    assert bool((result.levels > best.levels - 0.7).all())
+
+
+def test_of_a_long_stream_some_rows_of_each_group_are_enough_for_a_start():
+    mixture = many()
+    few = tg.KMeans(max_rows=20)
+    quiet(mixture, scattered(), tg.EM(max_iter=0), groups=1, init=few, generator=0)
+    for b in range(3):
+        assert float(mixture.score(X)[b]) > float(many(1, 3).fit(X).levels[b]) - 1
+
+
+@pytest.mark.parametrize("method", [tg.OnlineEM(max_iter=2), tg.SQUAREM(max_iter=2)])
+def test_other_methods_read_one_group_of_a_stream_after_the_other(method):
+    result = quiet(many(), scattered(), method, groups=1, generator=0)
+    assert [one.history[0].rows for one in result] == [80, 80, 80]
+
+
+STREAMS = {
+    "once": (lambda: iter(scattered()), 1, "read only once"),
+    "no such place": (lambda: scattered(), 2, "no part 2"),
+    "labels out of range": (lambda: [(X[0], torch.full((80,), 3))], 1, "0..2"),
+    "no integers": (lambda: [(X[0], torch.rand(80))], 1, "one integer per row"),
+    "other columns": (
+        lambda: [*scattered(), (X[0][:, :1], torch.zeros(80, dtype=int))],
+        1,
+        "1 columns after 2",
+    ),
+    "a group without rows": (lambda: [(X[0], torch.arange(80) % 2)], 1, "no row of positive"),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_streams_that_cannot_be_used_are_refused(case):
+    make, place, message = STREAMS[case]
+    with pytest.raises(tg.InputError, match=message):
+        many().fit(make(), groups=place)

@@ -81,6 +81,8 @@ class PackedGroups(Groups):
         counts: `(B,)` how many rows it has.
         dtype: of the computation.
         device: where blocks go.
+        every: order, starts and counts with the rows of weight 0, which the others leave out; a
+            group by itself is read as it was given.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class PackedGroups(Groups):
         counts: Tensor,
         dtype: torch.dtype,
         device: torch.device,
+        every: tuple[Tensor | None, Tensor, Tensor] | None = None,
     ) -> None:
         self._table, self._weights, self._order = table, weights, order
+        self._every = (order, starts, counts) if every is None else every
         self._starts, self.counts = starts, counts
         self._device, self.dtype = device, dtype
         self.n_groups, self.n_features = len(starts), int(table.shape[1])
@@ -103,17 +107,19 @@ class PackedGroups(Groups):
 
     def only(self, index: Tensor) -> PackedGroups:
         starts, counts = self._starts[index], self.counts[index]
-        some = PackedGroups(
-            self._table, self._weights, self._order, starts, counts, self.dtype, self._device
-        )
+        order, *ends = self._every
+        every = (order, ends[0][index], ends[1][index])
+        own = (self._table, self._weights, self._order)
+        some = PackedGroups(*own, starts, counts, self.dtype, self._device, every)
         some._clean = self._clean
         return some
 
     def of(self, group: int) -> Source:
-        start, count = int(self._starts[group]), int(self.counts[group])
+        order, starts, counts = self._every
+        start, count = int(starts[group]), int(counts[group])
         places: Any = slice(start, start + count)
-        if self._order is not None:
-            places = self._order[places]
+        if order is not None:
+            places = order[places]
         w = None if self._weights is None else self._weights[places]
         source = ArraySource(self._table[places], w)
         return Checked(source, self.dtype, self._device)
@@ -141,8 +147,14 @@ class PackedGroups(Groups):
     def _pieces(self, most: int | None) -> Iterator[_Pieces]:
         """Groups, cut where they have more than `most` rows, with others of about their length."""
         groups, starts, counts = torch.arange(self.n_groups), self._starts, self.counts
+        if int(counts.min()) == 0:
+            there = counts > 0
+            groups, starts, counts = groups[there], starts[there], counts[there]
+        if not len(counts):
+            return
         if most is not None and int(counts.max()) > most:
-            groups, starts, counts = _cut(starts, counts, most)
+            nth, starts, counts = _cut(starts, counts, most)
+            groups = groups[nth]
         if int(counts.min()) < int(counts.max()):
             order = counts.argsort(descending=True, stable=True)
             groups, starts, counts = groups[order], starts[order], counts[order]
@@ -354,6 +366,7 @@ def as_groups(
     | `(*B, N, D)` | a table per mixture |
     | list of B tables `(n_b, D)` | of different length |
     | `(M, D)` with `labels (M,)` | each row belongs to the mixture of its label |
+    | batches `(rows, labels, ...)`, `labels` their place in the tuple or key | the same, streamed |
     | anything else that `as_source` takes | the same rows for all |
 
     Args:
@@ -371,10 +384,16 @@ def as_groups(
     n_groups = int(np.prod(batch_shape))
     if n_groups < 1:
         raise InputError(f"a batch of shape {tuple(batch_shape)} holds no mixture to fit")
-    many = isinstance(data, (list, tuple)) and len(data) > 0 and all(np.ndim(x) == 2 for x in data)
+    if isinstance(labels, (str, int)):
+        from .grouped_streams import StreamedGroups  # it is one of the groups of this file
+
+        streamed = StreamedGroups(data, labels, n_groups, dtype, device, weights)
+        _check_weighted(streamed.counts)
+        return streamed
     if labels is not None:
         return _labelled(data, weights, labels, n_groups, dtype, device)
-    if many and encoder is None:
+    many = isinstance(data, (list, tuple)) and len(data) > 0
+    if many and encoder is None and all(getattr(x, "ndim", 0) == 2 for x in data):
         return _listed(data, weights, n_groups, dtype, device)
     if encoder is None and isinstance(data, (Tensor, np.ndarray)) and data.ndim > 2:
         return _stacked(as_table(data), weights, tuple(batch_shape), dtype, device)
@@ -415,7 +434,9 @@ def _stacked(
             raise InputError(f"weights must be {shape[:-1]} or ({n},), got {tuple(w.shape)}")
         weights = w.expand(shape[:-1]).reshape(-1)
     counts = torch.full((b,), n)
-    return _packed(table.reshape(-1, shape[-1]), weights, None, counts, dtype, device)
+    found = _packed(table.reshape(-1, shape[-1]), weights, None, counts, dtype, device)
+    _check_weighted(found.counts)
+    return found
 
 
 def _listed(
@@ -437,7 +458,9 @@ def _listed(
             raise InputError("weights must be a list as the rows are: one number per row of each")
         weights = torch.cat(given)
     counts = torch.tensor([len(part) for part in parts])
-    return _packed(torch.cat(parts), weights, None, counts, dtype, device)
+    found = _packed(torch.cat(parts), weights, None, counts, dtype, device)
+    _check_weighted(found.counts)
+    return found
 
 
 def _labelled(
@@ -461,9 +484,33 @@ def _labelled(
             f"groups must lie in 0..{n_groups - 1} (negative: of none), the largest is "
             f"{int(own.max())}"
         )
-    order = own.argsort(stable=True)
-    order = order[int((own < 0).sum()) :]
-    counts = own[order].bincount(minlength=n_groups)
+    _, counts = _sorted(own, n_groups)
+    _check_weighted(counts)
+    found = labelled(table, weights, own, n_groups, dtype, device)
+    assert found is not None
+    _check_weighted(found.counts)
+    return found
+
+
+def _sorted(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Row numbers group by group, and how many each has; negative labels are left out."""
+    order = labels.argsort(stable=True)
+    order = order[int((labels < 0).sum()) :]
+    return order, labels[order].bincount(minlength=n_groups)
+
+
+def labelled(
+    table: Tensor | np.ndarray,
+    weights: Any,
+    labels: Tensor,  # (M,) on the CPU
+    n_groups: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PackedGroups | None:
+    """Groups of the rows by their labels; some may have none. None where all are empty."""
+    order, counts = _sorted(labels, n_groups)
+    if not len(order):
+        return None
     return _packed(table, weights, order, counts, dtype, device)
 
 
@@ -476,16 +523,16 @@ def _packed(
     device: torch.device,
 ) -> PackedGroups:
     """Rows of weight 0 leave the order, whatever they hold."""
-    w = None if weights is None else checks.check_weights(weights, len(table)).cpu()
+    w = None if weights is None else checks.check_weights(weights, len(table), part=True).cpu()
+    every = (order, counts.cumsum(0) - counts, counts)
     if w is not None and not bool(w.all()):
         order = torch.arange(len(table)) if order is None else order
         there = w[order] > 0
         group = torch.arange(len(counts)).repeat_interleave(counts)
         order, counts = order[there], group[there].bincount(minlength=len(counts))
-    _check_weighted(counts)
     wanted = checks.compute_dtype(as_tensor(table[:1]).dtype, dtype)
     starts = counts.cumsum(0) - counts
-    return PackedGroups(table, w, order, starts, counts, wanted, device)
+    return PackedGroups(table, w, order, starts, counts, wanted, device, every)
 
 
 def _check_weighted(counts: Tensor) -> None:

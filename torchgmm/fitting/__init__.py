@@ -12,6 +12,7 @@ from .loop import fit
 from .online import OnlineEM, OnlineState
 from .reduced import ReducedState, VarianceReducedEM
 from .rescue import Rescue
+from .restarts import climbed, side_by_side
 from .shrunk import ShrunkEM, shrunk
 from .squarem import SQUAREM, SquaremState
 from .stopping import Aitken, RelativeTolerance, Stop, Tolerance
@@ -47,6 +48,8 @@ __all__ = [
     "Stop",
     "Tolerance",
     "VarianceReducedEM",
+    "climbed",
     "fit",
     "shrunk",
+    "side_by_side",
 ]

@@ -27,6 +27,8 @@ from .stopping import Stop
 
 __all__ = ["Batch", "Run"]
 
+# Bytes of the moments or parameters of the mixtures that climb together; about ten such stand.
+_STATISTICS = 32 * 2**20
 _ALIVE = -1  # in the place of a status
 _STATUS = tuple(Status)
 
@@ -50,11 +52,6 @@ class Batch:
     def open(self, data: Any, weights: Any, labels: Any, encoder: Any) -> Groups:
         """The rows, with as many as each mixture needs."""
         own = self.mixture
-        if not self.method.takes_batches:
-            raise InputError(
-                f"{type(self.method).__name__} fits one mixture at a time: fit mixture[b] for "
-                "each b and `stack` them, or use EM, which takes a batch"
-            )
         if current().size > 1:
             raise InputError(
                 "a batch of mixtures is fitted by one process: let each fit its own, inside "
@@ -95,45 +92,76 @@ class Batch:
         mixture.materialize(rows.n_features)
         for observer in self.observers:
             observer.on_start(problem, self.method, n_init)
+        done: list[BatchResult] = []
         best: BatchResult | None = None
         run: Run | None = None
         try:
             with full_precision(mixture.device):
-                for number in range(1, n_init + 1):
-                    start = self._start(rows, seeding, generator)
-                    run = Run(self, problem, start, number, n_init, best)
-                    best = better(best, run.to_the_end())
-                    run = None
+                for part in torch.split(torch.arange(rows.n_groups), self._at_once(rows)):
+                    best = None
+                    some, seeds = rows.only(part), seeding.only(part)
+                    for number in range(1, n_init + 1):
+                        start = self._start(some, part, seeds, generator)
+                        run = Run(self, Problem(some, generator), start, number, n_init, best)
+                        best = better(best, run.to_the_end())
+                        run = None
+                    assert best is not None
+                    done.append(best)
         except BaseException:
-            kept = best if run is None else better(best, run.result())
-            if kept is not None:
-                self._assign(kept.parameters)
+            cut = best if run is None else better(best, run.result())
+            kept = done if cut is None or (done and cut is done[-1]) else [*done, cut]
+            self._assign_first(kept)
             for observer in self.observers:
                 observer.on_end(None)
             raise
-        assert best is not None
-        self._assign(best.parameters)
+        result = joined(done, tuple(mixture.batch_shape))
+        self._assign(result.parameters)
         for observer in self.observers:
-            observer.on_end(best)
-        return best
+            observer.on_end(result)
+        return result
 
-    def _start(self, rows: Groups, seeding: Seeding, generator: torch.Generator) -> Parameters:
+    def _at_once(self, rows: Groups) -> int:
+        """How many mixtures climb together: statistics of more would leave the budget.
+
+        All, where rows come from a disk or a stream: a pass then costs more than anything.
+        """
+        if rows.reads:
+            return rows.n_groups
+        own = self.mixture
+        k, d = own.n_components, rows.n_features
+        numbers = math.prod(own.family.scale_shape(k, d)) + k * (d + 1)
+        return max(1, _STATISTICS // (8 * numbers))
+
+    def _start(
+        self, rows: Groups, part: torch.Tensor, seeding: Seeding, generator: torch.Generator
+    ) -> Parameters:
         """Where a run begins; mixtures with fewer components than others are seeded with theirs."""
         own, floor = self.mixture, self.method.reg_covar
         present = (own.logits.detach() > -math.inf).reshape(-1, own.n_components).sum(-1).cpu()
+        present = present[part]
         most = own.n_components
         if isinstance(seeding, Start) or bool((present == most).all()):
             return seeding.batch(rows, most, own.family, floor, generator)
         found: Parameters | None = None
         for k in sorted(set(present.tolist())):
             where = (present == k).nonzero().flatten()
-            part = seeding.batch(rows.only(where), k, own.family, floor, generator)
-            part = filled_up(part, most)
+            some = seeding.batch(rows.only(where), k, own.family, floor, generator)
+            some = filled_up(some, most)
             if found is None:
-                found = part[torch.zeros(len(present), dtype=torch.int64)]
-            found = found.put(where.to(found.means.device), part)
+                found = some[torch.zeros(len(present), dtype=torch.int64)]
+            found = found.put(where.to(found.means.device), some)
         assert found is not None
         return found
+
+    def _assign_first(self, kept: list[BatchResult]) -> None:
+        """Keep what was found of the first mixtures; the others stay as they were."""
+        if not kept:
+            return
+        found = joined(kept, ()).parameters
+        axes, n = len(self.mixture.batch_shape), len(found.means)
+        held = self.mixture.as_parameters(torch.float64)
+        flat = held.map(lambda t: t.detach().reshape(-1, *t.shape[axes:]))
+        self._assign(flat.put(torch.arange(n, device=flat.means.device), found))
 
     def _assign(self, flat: Parameters) -> None:
         shape = self.mixture.batch_shape
@@ -293,6 +321,32 @@ def better(best: BatchResult | None, result: BatchResult) -> BatchResult:
         course=best.course.merged(result.course, higher.numpy()),
         levels=torch.where(higher, result.levels, best.levels),
         levels_of_runs=runs,
+    )
+
+
+def joined(parts: Sequence[BatchResult], shape: tuple[int, ...]) -> BatchResult:
+    """The results of some mixtures after the others as that of all."""
+    first = parts[0]
+    if len(parts) == 1:
+        return dataclasses.replace(first, shape=shape)
+    parameters = Parameters(
+        torch.cat([one.parameters.logits for one in parts]),
+        torch.cat([one.parameters.means for one in parts]),
+        torch.cat([one.parameters.scale for one in parts]),
+        first.parameters.family,
+    )
+    statuses = tuple(status for one in parts for status in one.statuses)
+    return dataclasses.replace(
+        first,
+        parameters=parameters,
+        status=_worst(statuses),
+        history=tuple(step for one in parts for step in one.history),
+        state=dataclasses.replace(first.state, parameters=parameters),
+        statuses=statuses,
+        course=Course.joined([one.course for one in parts]),
+        levels=torch.cat([one.levels for one in parts]),
+        levels_of_runs=torch.cat([one.levels_of_runs for one in parts], 1),
+        shape=shape,
     )
 
 

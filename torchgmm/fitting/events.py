@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import Parameters
+from ..parameters import Parameters, without_absent
 from .base import BatchStep, Method, Problem, State, Status, Step
 
 __all__ = ["BatchResult", "Course", "Event", "FitResult", "Observer", "Resumption", "RowsEvent"]
@@ -182,6 +182,32 @@ class Course:
         both._steps += [(a, s, sound & taken[a]) for a, s, sound in other._steps]
         return both
 
+    @staticmethod
+    def joined(parts: Sequence[Course]) -> Course:
+        """Of some mixtures after the others."""
+        both = Course(np.concatenate([one._counts for one in parts]))
+        both.n_steps = np.concatenate([one.n_steps for one in parts])
+        first = 0
+        for one in parts:
+            both._steps += [(active + first, step, sound) for active, step, sound in one._steps]
+            first += one._n
+        return both
+
+
+class Histories(Course):
+    """The same of mixtures that were fitted one after the other."""
+
+    def __init__(self, each: Sequence[FitResult]) -> None:
+        super().__init__(np.full(len(each), -1))
+        self._each = each
+        self.n_steps = np.array([one.n_steps for one in each])
+
+    def last_levels(self) -> Tensor:
+        return torch.tensor([one.log_likelihood for one in self._each], dtype=torch.float64)
+
+    def of(self, mixture: int) -> tuple[Step, ...]:
+        return self._each[mixture].history
+
 
 @dataclass(frozen=True)
 class BatchResult(FitResult):
@@ -196,6 +222,7 @@ class BatchResult(FitResult):
         levels_of_runs: `(n_init, B)` the same at the end of every run.
         course: the steps of each.
         shape: of the batch.
+        states: to go on from, of each, where they were fitted one after the other.
     """
 
     statuses: tuple[Status, ...] = field(kw_only=True)
@@ -203,6 +230,7 @@ class BatchResult(FitResult):
     levels: Tensor = field(kw_only=True, repr=False)
     levels_of_runs: Tensor = field(kw_only=True, repr=False)
     shape: tuple[int, ...] = field(kw_only=True)
+    states: tuple[State, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -218,7 +246,10 @@ class BatchResult(FitResult):
         runs = tuple(float(level) for level in self.levels_of_runs[:, number])
         history = self.course.of(number)
         rescued = sum(step.rescued for step in history)
-        state = replace(self.state, parameters=parameters, step=len(history), rescues=rescued)
+        if self.states:
+            state, parameters = self.states[number], without_absent(parameters)
+        else:
+            state = replace(self.state, parameters=parameters, step=len(history), rescues=rescued)
         return FitResult(parameters, self.statuses[number], history, state, runs)
 
     @property

@@ -22,6 +22,7 @@ from .batch import Batch
 from .climb import Begun, Climb
 from .em import EM
 from .events import FitResult, Observer, Resumption
+from .one_by_one import one_by_one
 from .restarts import best_of, is_better, side_by_side
 from .stopping import Stop, Tolerance
 from .watch import Watch, Watched
@@ -73,7 +74,8 @@ def fit(
         observers: told about every step; of several processes, only in the first.
         resume: go on with a fit that was cut off, from what `read_checkpoint` gives; everything
             else must be as it was then.
-        groups: for a batch of mixtures, the number of the mixture that each row belongs to.
+        groups: for a batch of mixtures, the number of the mixture that each row belongs to; where
+            the data are batches, the place of these numbers in the tuple, or their key.
         state: go on with *other* rows from the `state` of an earlier result, in place of `init`.
             `OnlineEM` keeps what it has learnt and its clock; the other methods, whose statistics
             are of the rows before, keep the parameters.
@@ -81,6 +83,11 @@ def fit(
     Where several processes make this call (under torchrun, srun, or in a group of
     torch.distributed), they fit one mixture together, each on its share of the rows:
     `torchgmm.collective` says how; inside `with torchgmm.alone():` each fits its own.
+
+    A mixture with batch axes is fitted to `(*B, N, D)`, to a list of B tables, to rows with
+    `groups`, or to one table for all; weights are shaped as the rows are. Each of its mixtures ends
+    as it would alone, and the result is a `BatchResult`. `EM` moves all together; other methods fit
+    them one after the other.
 
     Returns:
         What was found and how. A fit that does not converge is no error: its status says so, and
@@ -108,8 +115,11 @@ def fit(
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
         batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
         rows = batch.open(data, weights, groups, encoder)
-        seeding = _seeding(init, mixture, ALONE)
-        return _told(batch.fit(rows, seeding, n_init, _as_generator(generator)), method)
+        drawn = _as_generator(generator)
+        if not method.takes_batches:
+            settings = {"stop": stop, "n_init": n_init, "observers": observers}
+            return one_by_one(fit, mixture, rows, method, init, drawn, settings)
+        return _told(batch.fit(rows, _seeding(init, mixture, ALONE), n_init, drawn), method)
     if groups is not None:
         raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()

@@ -131,12 +131,13 @@ def with_block(
     where = block.groups
     if where is None or (moments is None and _everybody(where, parameters)):
         part = kernel.accumulate(block.x, block.w, parameters)
-        return part if moments is None else moments + part
+        # contiguous: a number that is equal for all may be one, and others are added in place
+        return part.map(Tensor.contiguous) if moments is None else moments + part
     where = where.to(parameters.means.device)
     part = kernel.accumulate(block.x, block.w, parameters[where])
     if moments is None:
         moments = to_moments(parameters, 0.0)
-    return moments.put(where, moments[where] + part)
+    return moments.add_(where, part)  # made here: no state of a batch is within a pass
 
 
 def _everybody(groups: Tensor, parameters: Parameters) -> bool:

@@ -15,9 +15,9 @@ from ..collective import ALONE, Group, current, together
 from ..covariance import Family, as_family
 from ..data import Checked, Source, as_source, spread
 from ..errors import ConvergenceWarning, InputError, PeerError, TorchGMMError
-from ..fitting import EM, FitResult, Method, Stop, Tolerance, fit
+from ..fitting import EM, FitResult, Method, Status, Stop, Tolerance, climbed, fit, side_by_side
 from ..mixture import GaussianMixture
-from ..parameters import Parameters
+from ..parameters import Parameters, stacked
 from ..seeding import Seeding
 from .criteria import CRITERIA, Evidence, check_criterion, evidence, n_parameters
 from .parts import Part
@@ -217,11 +217,9 @@ class _Search:
         if before is not None and k <= 2 * before.n_components:
             starts.append(Split(before, sample.unit(family)))
         sound, why = [], ""
-        for start in starts:
-            try:
-                result = self._run(source, self._mixture(k, family), start)
-            except ArithmeticError as error:
-                why = str(error)
+        for result in self._ends(source, k, family, starts):
+            if isinstance(result, str):
+                why = result
                 continue
             bare = hollow(result.parameters, self.method.reg_covar, sample.covariance())
             if bare:
@@ -234,6 +232,34 @@ class _Search:
         # the top than k-means is
         chains[fold] = sound[-1].parameters
         return max(sound, key=lambda one: one.log_likelihood)
+
+    def _ends(
+        self, source: Source, k: int, family: Family, starts: Sequence[Seeding]
+    ) -> list[FitResult | str]:
+        """Where each start leads, or why it leads nowhere; small fits go side by side."""
+        checked, floor = self.checked(source), self.method.reg_covar
+        together = len(starts) > 1 and side_by_side(checked, self.method, k, family)
+        ends: list[FitResult | str] = []
+        begun: list[tuple[int, Parameters]] = []
+        for number, start in enumerate(starts):
+            try:
+                if together:
+                    found = start(checked, k, family, floor, self.generator)
+                    begun.append((number, found))
+                    ends.append("")
+                else:
+                    ends.append(self._run(source, self._mixture(k, family), start))
+            except ArithmeticError as error:
+                ends.append(str(error))
+        if begun:
+            many = stacked([found for _, found in begun])
+            try:
+                results = climbed(checked, many, self.method, self.stop, self.generator)
+            except ArithmeticError:  # of one of them: alone, the others reach their ends
+                return [end for one in starts for end in self._ends(source, k, family, [one])]
+            for (number, _), one in zip(begun, results, strict=True):
+                ends[number] = one.message if one.status is Status.SINGULAR else one
+        return ends
 
     def _run(self, source: Source, mixture: GaussianMixture, init: Any) -> FitResult:
         with warnings.catch_warnings():
