@@ -174,7 +174,7 @@ def table(found, options):
 
 def packed_bytes(k, d):
     """What each process gives in a step of full covariances; `Step.n_bytes` says the same."""
-    return 8 * (k * (1 + d + d * (d + 1) // 2) + 5)
+    return 8 * (k * (1 + d + d * (d + 1) // 2) + 6)
 
 
 def model(rows):

@@ -175,3 +175,21 @@ def test_it_runs(tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())["results"]
     assert status == 0
     assert {r["status"] for r in found} == {"ok"}, found
+
+
+def test_tiles_can_be_tuned(capsys, monkeypatch, device):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from benchmarks.gpu import tune
+    from torchgmm.kernels import triton_run
+
+    if device.type == "cpu" and torch.cuda.is_available():
+        pytest.skip("runs on the GPU: --device cuda")
+    monkeypatch.setattr(triton_run, "interpreted", lambda: False)
+    sizes = "--rows 40 --features 3 --components 2 --repeats 1 --most 2 --precision ieee"
+    tune.main(["--device", str(device), *sizes.split()])
+    said = capsys.readouterr()
+    full, diagonal = said.out.splitlines()
+    assert full.startswith("full 40x3-2 ieee: Tile(sizes=(32, 16, 16)")
+    assert diagonal.startswith("diagonal 40x3-2 ieee: Tile(sizes=(32, 16, 1)")
+    assert "None" not in said.out
+    assert not said.err

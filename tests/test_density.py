@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 import torchgmm as tg
@@ -60,6 +62,32 @@ def test_the_uniforms_stretch_space_as_the_density_says(family):
         assert float(slope.triu(1).abs().max()) == 0.0
         level = slope.diagonal().log().sum()
         torch.testing.assert_close(level, mixture.log_prob(row.unsqueeze(0))[0].detach())
+
+
+@given(st.integers(0, 1000), st.sampled_from(["full", "tied"]))
+def test_uniforms_move_with_the_rows(seed, family):
+    # a map that keeps the order of the features, each from the earlier ones and rising in itself,
+    # moves rows and mixture, and leaves what is smaller where it is
+    g = torch.Generator().manual_seed(seed)
+    mixture = as_module(drawn(family, 3, 4, seed=seed))
+    A = torch.randn(4, 4, generator=g, dtype=torch.float64).tril(-1)
+    A = A + torch.diag(torch.rand(4, generator=g, dtype=torch.float64) + 0.1)
+    b = 10 * torch.randn(4, generator=g, dtype=torch.float64)
+    x = mixture.sample((20,), g)
+    moved = tg.affine(mixture, A, b)
+    torch.testing.assert_close(
+        tg.rosenblatt(moved, x @ A.mT + b), tg.rosenblatt(mixture, x), rtol=1e-7, atol=1e-9
+    )
+
+
+@given(st.integers(0, 1000))
+def test_surprises_do_not_depend_on_the_order_of_the_features(seed):
+    mixture = as_module(drawn("full", 3, 4, seed=seed))
+    g = torch.Generator().manual_seed(seed)
+    order = torch.randperm(4, generator=g)
+    x = mixture.sample((20,), g)
+    other = tg.surprise(tg.marginal(mixture, order.tolist()), x[:, order])
+    torch.testing.assert_close(other, tg.surprise(mixture, x)[:, order])
 
 
 def test_tails_keep_their_digits():

@@ -15,6 +15,7 @@ __all__ = ["assign", "kmeans", "kmeans_plus_plus", "one_hot"]
 
 _CHUNK_BYTES = 32 * 2**20
 _TILE_BYTES = 4 * 2**20  # of distances: they stay in the cache
+_TILE_BYTES_ON_GPU = 128 * 2**20  # a launch, and a look at the labels, want work
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -154,7 +155,7 @@ def _centroids(x: Tensor, w: Tensor | None, old: Tensor) -> Tensor:
     sums = torch.zeros(b, k, d, dtype=torch.float64, device=x.device)
     near = old.to(x.dtype)
     norms = (near * near).sum(-1, keepdim=True)
-    for sets, part in _tiles(b, x.shape[1], k, x.element_size()):
+    for sets, part in _tiles(b, x.shape[1], k, x):
         rows = x[:, part] if _shared(x, old) else x[sets, part]
         distances = _products(norms[sets], near[sets], rows)
         member = one_hot(distances.sub_(distances.amin(-2, keepdim=True)))
@@ -258,10 +259,11 @@ def _mean(x: Tensor, w: Tensor | None) -> Tensor:
     return (weight.unsqueeze(-2) @ x.double()).squeeze(-2) / total
 
 
-def _tiles(b: int, n: int, k: int, size: int) -> Iterator[tuple[slice, slice]]:
+def _tiles(b: int, n: int, k: int, x: Tensor) -> Iterator[tuple[slice, slice]]:
     """Slices of the data sets and of their rows, whose distances fit the cache together."""
-    rows = min(n, max(256, _TILE_BYTES // (k * size)))
-    sets = max(1, _TILE_BYTES // (k * size * rows))
+    most = (_TILE_BYTES_ON_GPU if x.is_cuda else _TILE_BYTES) // (k * x.element_size())
+    rows = min(n, max(256, most))
+    sets = max(1, most // rows)
     for first in range(0, b, sets):
         for start in range(0, n, rows):
             yield slice(first, first + sets), slice(start, start + rows)

@@ -14,7 +14,7 @@ python3 -c 'import torch, triton; print("torch", torch.__version__, "triton", tr
 # Right before fast: the contracts of the kernels, on the device. Some five minutes, most of them
 # compiling; a second run takes what the first has compiled.
 timeout 420 python3 -m pytest -q -p no:cacheprovider --device cuda \
-    tests/kernels tests/contracts/test_kernel.py tests/contracts/test_precision.py \
+    tests/kernels tests/gpu tests/contracts/test_kernel.py tests/contracts/test_precision.py \
     tests/data/test_gpu.py 2>&1 | tee "$out/tests.txt" | tail -25 || failed=1
 
 # Then the smallest table, which shows whether everything runs.

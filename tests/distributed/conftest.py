@@ -17,6 +17,7 @@ def everything(folder):
         "observers": failures.observers(),
         "drifted": failures.drifted(),
         "cut": resume.cut(folder),
+        "cut within": resume.cut_within(folder),
         "within": resume.within(),
         "bad row": failures.bad_row(),
     }

@@ -4,11 +4,13 @@ import dataclasses
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 
 import torchgmm as tg
 from tests.cases import Case
-from torchgmm.fitting import Resumption, StepSums
+from torchgmm.data import ArraySource
+from torchgmm.fitting import Resumption, StepSums, em
 from torchgmm.kernels import as_kernel
 
 APART = Case("apart", 3, 0, 3, 2, k=3, n=901)
@@ -25,14 +27,14 @@ METHODS = {
 HALF, WHOLE = 3, 5
 
 
-def fitted(name, steps, **options):
+def fitted(name, steps, x=X, **options):
     """The parameters after so many steps in all."""
     warnings.simplefilter("ignore")
     kind, settings = METHODS[name]
     mixture = tg.GaussianMixture(3, dtype=torch.float64)
     start = {} if "resume" in options else {"init": APART.start("full")}
     return mixture.fit(
-        X,
+        x,
         kind(max_iter=steps, **settings),
         generator=0,
         stop=tg.Tolerance(0),
@@ -59,6 +61,45 @@ def resumed(folder, world):
         file = Path(folder) / f"{name}-{world}.safetensors"
         p = fitted(name, WHOLE, resume=tg.read_checkpoint(file))
         found[name] = [t.tolist() for t in (p.log_weights, p.means, p.scale)]
+    return found
+
+
+class Cut(ArraySource):
+    """Fails in the third pass, after some blocks; the pass that looks at the rows is no pass."""
+
+    passes = 0
+
+    def share(self, rank, world):
+        self.passes += 1
+        for number, block in enumerate(super().share(rank, world)):
+            if self.passes == HALF and number == 7:
+                raise RuntimeError("cut off")
+            yield block
+
+
+def cut_within(folder):
+    """Leave `cut-NAME.safetensors` of fits of exact EM that ended in the middle of a step.
+
+    Also the parameters of the fits that go on from there, and of those that were not cut.
+    """
+    em._TOGETHER = 2
+    warnings.simplefilter("ignore")
+    found = {}
+    for name in ("em", "squarem"):
+        file = Path(folder) / f"cut-{name}.safetensors"
+        observers = [tg.Checkpoint(file, every=0)]
+        with pytest.raises(RuntimeError, match="cut off"):
+            fitted(name, WHOLE, Cut(X, block_rows=50), observers=observers)
+        torch.distributed.barrier()
+        state = tg.read_checkpoint(file).state
+        assert (state.step, state.places, state.sums.rows) == (2, (6, 6), 600)
+        resume = {"resume": tg.read_checkpoint(file)}
+        parts = [
+            fitted(name, WHOLE, ArraySource(X, block_rows=50), **options)
+            for options in ({}, resume)
+        ]
+        found[name] = [[t.tolist() for t in (p.log_weights, p.means, p.scale)] for p in parts]
+    em._TOGETHER = 256
     return found
 
 

@@ -60,6 +60,7 @@ def fits(folder):
         table[f"source-{name}"] = _fit("em", "full", x=source, init="kmeans")
         if name not in ("memmap", "batches"):
             table[f"source-{name}-online"] = _fit("online", "full", x=source, init="kmeans")
+    table["squarem-fallback"] = _falling_back
     table["shared-m-step"] = _many_features
     for name, source in own_rows().items():
         table[f"own-{name}"] = _fit("em", "full", x=source, init=APART.start("full"))
@@ -218,6 +219,16 @@ def _fit(method, family, x=X, **options):
         return mixture.fit(rows, made, generator=0, stop=STOP, **options)
 
     return run
+
+
+def _falling_back():
+    """An extrapolation that loses likelihood: the rows are read once more in that step."""
+    x = Case("overlap", 2, 0, 1.5, 4, k=3, n=400).rows(seed=3)
+    mixture = tg.GaussianMixture(3, dtype=torch.float64)
+    method = tg.SQUAREM(max_iter=7)
+    result = mixture.fit(x, method, init="random_from_data", generator=3, stop=tg.Tolerance(0))
+    assert 2 * len(x) in [step.rows for step in result.history]
+    return result
 
 
 def _many_features():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import torchgmm as tg
 from tests.distributed import resume
 from tests.distributed.common import run
 
@@ -27,6 +28,22 @@ def test_one_process_goes_on_where_two_left(name, alone):
 def test_two_go_on_where_one_left_within_a_step(pair):
     for said in pair:
         same(said["within"], resume.fitted("em", resume.WHOLE))
+
+
+@pytest.mark.parametrize("name", ["em", "squarem"])
+def test_two_go_on_within_the_step_that_they_left(pair, name):
+    for said in pair:
+        whole, resumed = said["cut within"][name]
+        assert resumed == whole  # to the last bit
+        same(resumed, resume.fitted(name, resume.WHOLE))
+
+
+@pytest.mark.parametrize("name", ["em", "squarem"])
+def test_one_goes_on_where_two_left_within_a_step(pair, name):
+    file = pair[0]["folder"] / f"cut-{name}.safetensors"
+    going_on = {"resume": tg.read_checkpoint(file)}
+    p = resume.fitted(name, resume.WHOLE, **going_on)
+    same((p.log_weights, p.means, p.scale), resume.fitted(name, resume.WHOLE))
 
 
 @pytest.mark.slow

@@ -49,15 +49,15 @@ def test_a_mixture_trains_in_data_parallel(pair):
 
 def test_bytes_of_a_step_are_those_of_the_packed_moments(pair):
     k, d = 3, 3
-    # n_k, first and half of the second moments; log-likelihood, weight, count; the digest's halves
-    packed = 8 * (k * (1 + d + d * (d + 1) // 2) + 3 + 2)
+    # n_k, first and half of the second moments; log-likelihood, weight, two counts; the digest
+    packed = 8 * (k * (1 + d + d * (d + 1) // 2) + 4 + 2)
     for said in pair:
         assert set(said["table"]["em-full"]["n_bytes"]) == {packed}
 
 
 def test_a_shared_m_step_sends_half_of_the_factors_too(pair):
     k, d = 5, 300
-    packed = 8 * (k * (1 + d + d * (d + 1) // 2) + 3 + 2)
+    packed = 8 * (k * (1 + d + d * (d + 1) // 2) + 4 + 2)
     factors = 8 * k * (d * (d + 1) // 2 + 1)
     for said in pair:
         assert set(said["table"]["shared-m-step"]["n_bytes"]) == {packed + factors}

@@ -117,6 +117,14 @@ def test_batches_of_mixtures(rows, device):
         CASE.k, CASE.d, batch_shape=(2,), device=device, generator=torch.Generator().manual_seed(0)
     )
     assert mixture.log_prob(rows).shape == (2, len(rows))
+    each = torch.stack([rows, 2 * rows])
+    found = []
+    for place, given in ((device, each), (device, each.cpu()), (CPU, each.cpu())):
+        mixture = tg.GaussianMixture(CASE.k, batch_shape=(2,), device=place)
+        mixture.fit(given, tg.EM(max_iter=3), generator=0)
+        found.append(mixture.means)
+    for other in found[:2]:
+        same(other, found[2])
 
 
 def test_choice_of_a_model(rows, device):

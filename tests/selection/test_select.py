@@ -241,9 +241,12 @@ def test_hollow_components_are_no_candidates():
     assert hollow(narrow, 1e-6, whole) == [0]
 
 
-def test_a_constant_column_is_no_reason_to_refuse_all():
-    x = torch.cat([blobs(200, 2, 2, 8.0), torch.ones(200, 1, dtype=torch.float64)], 1)
-    assert tg.select(x, [1, 2, 3], ["full", "spherical"], generator=0).n_components == 2
+@pytest.mark.parametrize("value", [1.0, 0.1, 1e7 / 3])  # some have a mean that is not the value
+def test_a_constant_column_is_no_reason_to_refuse_all(value):
+    x = blobs(200, 2, 2, 8.0)
+    x = torch.cat([x, torch.full((200, 1), value, dtype=torch.float64)], 1)
+    for family in ("full", "diagonal", ["full", "spherical"]):
+        assert tg.select(x, [1, 2, 3], family, generator=0).n_components == 2
 
 
 def test_centres_give_the_clusters_of_their_rows():

@@ -115,9 +115,12 @@ def _marginals(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
     chosen = it.features or tuple(range(min(d, _MOST_MARGINALS)))
     axes = _grid(figure, len(chosen))
     shown: dict[str, Any] = {"rows": it.rows, "weights": it.weights, "names": it.subject.names}
-    for feature, ax in zip(chosen, axes, strict=True):
+    for place, (feature, ax) in enumerate(zip(chosen, axes, strict=True)):
         plots.marginal(mixture, ax, feature=feature, **shown)
-    axes[0].legend(fontsize="small")
+        ax.xaxis.label.set_fontsize("small" if len(axes) > 1 else "medium")
+        if place % _columns(len(axes)):  # the label is the same in a line
+            ax.set_ylabel("")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 
 
 def _pairs(mixture: GaussianMixture, figure: FigureBase, it: Scene) -> None:
@@ -267,8 +270,12 @@ def _automatic(subject: Subject) -> str:
     return "ellipses" if subject.n_features <= _MOST_FEATURES else "none"
 
 
+def _columns(count: int) -> int:
+    return 1 if count == 1 else 2 if count <= 4 else 3
+
+
 def _grid(figure: FigureBase, count: int) -> list[Axes]:
-    columns = 1 if count == 1 else 2 if count <= 4 else 3
+    columns = _columns(count)
     lines = -(-count // columns)
     axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
     for spare in axes[count:]:

@@ -190,7 +190,8 @@ class Problem:
         """
         if self.group.size == 1:
             return moments, rows
-        return summed(self.group, moments, rows, parameters)
+        moments, rows, _ = summed(self.group, moments, rows, parameters)
+        return moments, rows
 
     def e_step(self, kernel: Kernel, batch: Block, parameters: Parameters) -> tuple[Moments, int]:
         """Moments of a batch and its number of rows, whichever processes have them."""

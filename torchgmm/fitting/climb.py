@@ -104,7 +104,8 @@ class Climb:
 
     def _step(self, begun: Begun) -> tuple[State, Step]:
         assert begun.state is not None
-        watch, group = self._watched(begun, begun.state.sums.rows), self.problem.group
+        group = self.problem.group
+        watch = self._watched(begun, begun.state.sums.rows // group.size)
         before = group.n_bytes
         state, step = self.method.step(begun.state, self.problem)
         step = dataclasses.replace(step, seconds=watch.seconds, n_bytes=group.n_bytes - before)

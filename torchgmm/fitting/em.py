@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -12,9 +13,13 @@ from ..parameters import Parameters
 from .base import Method, Problem, State, Step, own_state
 from .blocks import require_replay
 from .mstep import MStep, m_step, report, with_block, without_lost
+from .processes import summed
 from .rescue import Rescue
 
 __all__ = ["EM", "EMState"]
+
+# Blocks that each of many processes reads between two sums, some 8 GB: a step of less has one sum.
+_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,11 @@ class EMState(State):
     Attributes:
         moments: of the blocks of this pass already read, about the means of `parameters`; None
             between two steps.
+        places: how many blocks each of many processes has read.
     """
 
     moments: Moments | None = None
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class EM(Method):
         reg_covar: floor, added to the diagonal of every covariance; absolute, in squared units of
             the data, as scikit-learn's. Data of another scale want another floor.
         rescue: the policy for components that empty or collapse.
-        kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`.
+        kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`, some
+            of them with a precision of products on a GPU after a colon, as `triton:tf32x3`.
 
     Example:
         >>> import torch, torchgmm as tg
@@ -71,7 +79,8 @@ class EM(Method):
                 return state, Step(float("nan"), rows, kernel=kernel.ran)
             moments = without_lost(moments, state.parameters)
         after, step = self._maximised(moments, rows, state, problem, kernel)
-        return EMState(after.parameters, state.step + 1, state.rescues + after.n_rescued), step
+        rescued = after.n_rescued if state.parameters.batch_shape else step.rescued
+        return EMState(after.parameters, state.step + 1, state.rescues + rescued), step
 
     def _maximised(
         self,
@@ -100,17 +109,48 @@ class EM(Method):
     ) -> tuple[Moments, int]:
         """The moments of all rows under the current mixture (or `at`), and how many rows."""
         parameters = state.parameters if at is None else at
-        if problem.group.size > 1:  # what is half summed belongs to a process that worked alone
+        size = problem.group.size
+        begun = state.moments is not None
+        if begun and len(state.places) != (0 if size == 1 else size):  # by another job
             state = replace(state, moments=None, position=0, sums=replace(state.sums, rows=0))
+        if size > 1:
+            return _shared_pass(state, problem, kernel, parameters)
         moments, rows = state.moments, state.sums.rows
         for position, block in problem.blocks(state.position):
             moments = with_block(moments, block, parameters, kernel)
             rows += block.n_rows
             # the log-likelihood stays where it was computed: reading it would make a GPU wait
             sums = replace(state.sums, rows=rows)
-            if problem.group.size == 1:
-                problem.reached(replace(state, position=position, sums=sums, moments=moments))
-        moments, rows = problem.summed(moments, rows, parameters)
+            problem.reached(replace(state, position=position, sums=sums, moments=moments))
         if moments is None:
             raise InputError("the source gave no rows of positive weight")
         return moments, rows
+
+
+def _shared_pass(
+    state: EMState, problem: Problem, kernel: Kernel, parameters: Parameters
+) -> tuple[Moments, int]:
+    """The pass of many processes: one sum at its end, and one every so many blocks before.
+
+    After each, all hold the same moments, from which a step that is cut off goes on.
+    """
+    group = problem.group
+    total, rows = state.moments, state.sums.rows
+    place = state.places[group.rank] if state.places else 0
+    blocks, left = problem.blocks(place), group.size
+    while left:
+        own, count, read = None, 0, 0
+        for position, block in itertools.islice(blocks, _TOGETHER):
+            own = with_block(own, block, parameters, kernel)
+            place, count, read = position, count + block.n_rows, read + 1
+        found, count, left = summed(group, own, count, parameters, more=read == _TOGETHER)
+        if found is not None:
+            total, rows = found if total is None else total + found, rows + count
+        if left:
+            each = group.total(*(float(place) * (r == group.rank) for r in range(group.size)))
+            sums = replace(state.sums, rows=rows)
+            places = tuple(int(place) for place in each)
+            problem.reached(replace(state, moments=total, sums=sums, places=places))
+    if total is None:
+        raise InputError("the source gave no rows of positive weight")
+    return total, rows

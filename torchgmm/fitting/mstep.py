@@ -158,8 +158,9 @@ def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
     """What is told about a step of exact EM, of one mixture or of a batch."""
     level = moments.mean_log_prob
     if not level.dim():
-        rescued, collapsed = int(after.rescued.sum()), int(after.collapsed.sum())
-        return Step(float(level), rows, 0.0, rescued, collapsed, kernel)
+        counts = (after.rescued.sum().to(level), after.collapsed.sum().to(level))
+        read = torch.stack([level, *counts]).tolist()  # at once: a GPU is waited for once
+        return Step(read[0], rows, 0.0, int(read[1]), int(read[2]), kernel)
     rescues, collapses = after.rescued.sum(-1).cpu(), after.collapsed.sum(-1).cpu()
     return BatchStep(
         float(level.nanmean()),

@@ -23,8 +23,13 @@ _CUBIC = 10**8
 
 
 def summed(
-    group: Group, moments: Moments | None, rows: int, parameters: Parameters
-) -> tuple[Moments | None, int]:
+    group: Group,
+    moments: Moments | None,
+    rows: int,
+    parameters: Parameters,
+    *,
+    more: bool = False,
+) -> tuple[Moments | None, int, int]:
     """Moments and number of the rows of all processes: one flat sum in float64.
 
     Args:
@@ -32,17 +37,22 @@ def summed(
         moments: of the rows of this one, about the means; None if it has none.
         rows: how many it has.
         parameters: of the E-step; a digest goes along, as all processes must hold the same.
+        more: whether this process has rows left in this pass.
+
+    Returns:
+        The moments, None where there are no rows; how many there are; and how many processes have
+        more.
     """
     own = to_moments(parameters) * 0.0 if moments is None else moments
-    count = own.rows.new_tensor(float(rows))
+    counts = own.rows.new_tensor([float(rows), float(more)])
     family, d = parameters.family, parameters.n_features
-    parts = (own.weight, own.first, family.packed(own.second), own.log_prob, own.rows, count)
+    parts = (own.weight, own.first, family.packed(own.second), own.log_prob, own.rows, counts)
     equal = (parameters.logits, parameters.means, parameters.scale)
-    weight, first, second, log_prob, weights, count = group.sum(parts, equal)
-    total = int(count)
+    weight, first, second, log_prob, weights, counts = group.sum(parts, equal)
+    total, left = (int(count) for count in counts)
     second = family.unpacked(second, d)
     found = Moments(weight, first, second, log_prob, weights, own.frame)
-    return (found if total else None), total
+    return (found if total else None), total, left
 
 
 def maximised(

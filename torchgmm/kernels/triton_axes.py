@@ -12,7 +12,7 @@ import triton.language as tl
 __all__ = ["joint_axes", "sums_axes"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def joint_axes(
     x,  # rows, (b, n, d) by the strides below
     centre,  # (B, K, D)
@@ -41,8 +41,8 @@ def joint_axes(
     BD: tl.constexpr,
 ):
     """Log-joint and log-density of every row, by an online log-sum-exp over tiles of components."""
-    tiles = (n_rows + BN - 1) // BN
     program = tl.program_id(0).to(tl.int64)
+    tiles = (program * 0 + n_rows + BN - 1) // BN  # in 64 bits
     b, tile = program // tiles, program % tiles
     rows = tile * BN + tl.arange(0, BN)
     there = rows < n_rows
@@ -76,7 +76,7 @@ def joint_axes(
     tl.store(log_prob + b * n_rows + rows, top + tl.log(total), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_batch", "slab_rows"])
 def sums_axes(
     x,
     w,  # row weights (b, n); read only if HAS_W

@@ -3,7 +3,8 @@
 Both kernels subtract first and whiten after, as `dense` does, so they keep the same digits. The
 first goes over the rows and holds one tile of them while the components pass by; the second goes
 over pairs of component and slab of rows and holds the component's sums in registers. Products run
-over `BJ` features at a time: a whole row and a whole factor would not fit into registers.
+over `BJ` features at a time: a whole row and a whole factor would not fit into registers. Sizes
+that change from chunk to chunk are no reason to compile again (`do_not_specialize`).
 """
 
 import triton
@@ -12,7 +13,7 @@ import triton.language as tl
 __all__ = ["log_prob_matrix", "sums_matrix"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def log_prob_matrix(
     x,  # rows, (b, n, d) by the strides below
     centre,  # (B, K, D)
@@ -38,8 +39,8 @@ def log_prob_matrix(
     BD: tl.constexpr,
 ):
     """Log-density of every row, by an online log-sum-exp over the components."""
-    tiles = (n_rows + BN - 1) // BN
     program = tl.program_id(0).to(tl.int64)
+    tiles = (program * 0 + n_rows + BN - 1) // BN  # in 64 bits
     b, tile = program // tiles, program % tiles
     rows = tile * BN + tl.arange(0, BN)
     d = tl.arange(0, BD)
@@ -74,7 +75,7 @@ def log_prob_matrix(
     tl.store(log_prob + b * n_rows + rows, top + tl.log(total), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "n_batch", "slab_rows"])
 def sums_matrix(
     x,
     w,  # row weights (b, n); read only if HAS_W

@@ -41,7 +41,7 @@ def multiply(
     launch(_multiply, programs, linear.device, (linear, out, left, right, *sizes), tile)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _soft_assign(
     joint,
     log_prob,
@@ -52,8 +52,8 @@ def _soft_assign(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    tiles = (n_rows + BN - 1) // BN
     program = tl.program_id(0).to(tl.int64)
+    tiles = (program * 0 + n_rows + BN - 1) // BN  # in 64 bits
     b, tile = program // tiles, program % tiles
     rows = tile * BN + tl.arange(0, BN)
     there = rows < n_rows
@@ -77,7 +77,7 @@ def _soft_assign(
         tl.store(start + k[:, None] * n_rows, r, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _multiply(
     linear,
     out,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["pairs"]
 
 _MOST = 8  # features: beyond, panels are too small to read
+_WIDE = 4  # panels in a line that are wide enough for most names of features
 _MOST_DOTS = 1500  # in a panel, which is smaller than a picture of its own
 _GREYS = ("#f3f3f3", "#e6e6e6", "#d6d6d6", "#c4c4c4", "#b0b0b0", "#9a9a9a")
 _GAP = 0.06  # between panels, of the width of one
@@ -88,6 +89,9 @@ def pairs(
                 _pair(mixture, panel, (across, below), rows, weights, labels, colours)
             panel.set_xlabel(name_of(names, across, d) if i == m - 1 else "")
             panel.set_ylabel(name_of(names, below, d) if j == 0 and i else "")
+            if m > _WIDE:
+                panel.xaxis.label.set(rotation=25, ha="right", fontsize="small")
+                panel.yaxis.label.set(rotation=0, ha="right", va="center", fontsize="small")
             panel.locator_params(nbins=4)
             panel.tick_params(labelbottom=i == m - 1, labelleft=j == 0 and i > 0, labelsize=8)
     ax.set_axis_off()

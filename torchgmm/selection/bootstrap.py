@@ -200,7 +200,7 @@ class _Fits:
 
     def _best(self, x: Tensor, k: int, starts: list[Parameters]) -> _Ends:
         """The best sound end, of each batch entry, from k-means and other starts."""
-        samples = [Sample(Block(rows, None, 0), self.generator) for rows in x]
+        samples = [self._sample(rows) for rows in x]
         for _ in range(self.n_init):
             centres = [sample.fresh(k, self.family) for sample in samples]
             starts = [*starts, self._started(x, k, centres)]
@@ -209,8 +209,11 @@ class _Fits:
         best = ends.level.view(n, -1).argmax(0) * len(x) + torch.arange(len(x), device=x.device)
         return _Ends(ends.parameters[best], ends.level[best])
 
+    def _sample(self, rows: Tensor) -> Sample:
+        return Sample(Block(rows, None, 0), self.generator)
+
     def _split(self, x: Tensor, ends: _Ends, k: int) -> Parameters:
-        units = [Sample(Block(rows, None, 0), self.generator).unit(self.family) for rows in x]
+        units = [self._sample(rows).unit(self.family) for rows in x]
         splits = [Split(ends.parameters[b], unit) for b, unit in enumerate(units)]
         return self._started(x, k, splits)
 

@@ -109,6 +109,7 @@ class Sample:
     block: Block
     generator: torch.Generator
     _found: dict[tuple[int, bool], Centres] = field(default_factory=dict)
+    _covariance: Tensor | None = None
 
     def centres(self, k: int, family: Family) -> Centres:
         """K centres: the same for all families that see features in the same units."""
@@ -132,11 +133,17 @@ class Sample:
         """
         if not _measures(family):
             return torch.ones_like(self.block.x[0], dtype=torch.float64)
-        spread = self.covariance().diagonal().sqrt()
-        return torch.where(spread > 0, spread, 1)
+        x, spread = self.block.x, self.covariance().diagonal().sqrt()
+        rounding = 4 * torch.finfo(x.dtype).eps * x.abs().amax(0).double()
+        return torch.where(spread > rounding, spread, 1)
 
     def covariance(self) -> Tensor:
         """Of all rows, `(D, D)`, float64."""
+        if self._covariance is None:
+            self._covariance = self._computed()
+        return self._covariance
+
+    def _computed(self) -> Tensor:
         x = self.block.x.double()
         w = torch.ones(len(x), dtype=x.dtype, device=x.device)
         w = w if self.block.w is None else self.block.w.double()
