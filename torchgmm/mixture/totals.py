@@ -86,7 +86,7 @@ def _sums(
         log_prob = mixture.log_prob(x).double()
         doubt = torch.zeros_like(log_prob)
     if w is None:
-        return log_prob.sum(-1), doubt.sum(-1), log_prob.new_tensor(float(x.shape[-2]))
+        return log_prob.sum(-1), doubt.sum(-1), log_prob.new_full((), x.shape[-2])
     w = w.double()
     return (log_prob * w).sum(-1), (doubt * w).sum(-1), w.sum(-1)
 
