@@ -59,7 +59,8 @@ def test_a_process_that_is_killed_is_named(tmp_path):
     assert answers.pop(1) is None
     for kind, text in answers:
         assert kind == "PeerError"
-        assert text == "process 1 ended without a word: killed, or out of memory?"
+        # a third process that is slow to say that it lives is named too
+        assert re.fullmatch(r"process(es)? (0, )?1(, 2)? ended without a word: killed.*", text)
 
 
 @pytest.mark.slow
