@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import numbers_of
-from .covariance import Family
-from .data import Block, Groups, Source, uniform
-from .errors import InputError, SingularCovarianceError
-from .kernels import GivenSums, labelled_sums, nearest_moments, weighted_sums
-from .kmeans import assign, kmeans, kmeans_plus_plus
-from .moments import Moments
-from .parameters import Parameters, from_moments, stacked
+from ..covariance import Family
+from ..data import Block, Groups, Source, uniform
+from ..errors import InputError
+from ..kernels import labelled_sums, weighted_sums
+from ..kmeans import kmeans, kmeans_plus_plus
+from ..moments import Moments
+from ..parameters import Parameters, from_moments, stacked
+from .base import Generators, Seeding, one_each
+from .sums import all_rows, at_centres, drawn, first_parameters, nearest_sums, rows_before
 
 __all__ = [
     "KMeans",
@@ -26,72 +26,12 @@ __all__ = [
     "Labels",
     "RandomResponsibilities",
     "RandomRows",
-    "Seeding",
     "Start",
     "as_seeding",
-    "at_centres",
-    "child",
-    "first_parameters",
-    "maximum",
-    "nearest_sums",
 ]
 
 # rows at a time where responsibilities or labels are made on the way: memory O(rows * K)
 _CHUNK = 8192
-
-
-Generators = torch.Generator | Sequence[torch.Generator]
-
-
-def child(generator: torch.Generator, *, first: bool) -> torch.Generator:
-    """The generator of one of several runs: its start is the same, one by one or side by side.
-
-    The first run is what a single one would be.
-    """
-    own = torch.Generator()
-    if first:
-        own.set_state(generator.get_state())
-        return own
-    return own.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-
-
-def _one_each(generator: Generators, n: int) -> Sequence[torch.Generator]:
-    return [generator] * n if isinstance(generator, torch.Generator) else generator
-
-
-class Seeding(ABC):
-    """Makes the parameters that a fit starts from. Draws only from the generator it is given."""
-
-    @abstractmethod
-    def __call__(
-        self,
-        source: Source,
-        n_components: int,
-        family: Family,
-        floor: float,
-        generator: torch.Generator,  # on the CPU, whatever the device of the rows
-    ) -> Parameters:
-        """Parameters in float64 on the device of the rows."""
-
-    def only(self, index: Tensor) -> Seeding:
-        """What it means for some mixtures of a batch, by number."""
-        return self
-
-    def batch(
-        self,
-        source: Groups,
-        n_components: int,
-        family: Family,
-        floor: float,
-        generator: Generators,
-    ) -> Parameters:
-        """Parameters `(B, ...)` of B mixtures. Here: one after the other.
-
-        With a generator for each, a start is what it would be alone, to rounding.
-        """
-        drawn = _one_each(generator, source.n_groups)
-        each = [self(source.of(b), n_components, family, floor, g) for b, g in enumerate(drawn)]
-        return stacked(each)
 
 
 @dataclass(frozen=True)
@@ -118,11 +58,11 @@ class KMeans(Seeding):
         generator: torch.Generator,
     ) -> Parameters:
         size = self.max_rows or max(256 * n_components, 16_384)
-        block = _drawn(source, max(size, n_components), n_components, generator)
+        block = drawn(source, max(size, n_components), n_components, generator)
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
-        sums = nearest_sums(_all_rows(source, block), centres, family).over(source.group)
+        sums = nearest_sums(all_rows(source, block), centres, family).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
     def batch(
@@ -176,10 +116,10 @@ class RandomRows(Seeding):
         generator: torch.Generator,
     ) -> Parameters:
         size = n_components if source.replayable else max(_CHUNK, n_components)
-        block = _drawn(source, size, n_components, generator)
+        block = drawn(source, size, n_components, generator)
         chosen = torch.randperm(len(block.x), generator=generator)[:n_components]
         centres = block.take(chosen).x.double()
-        sums = nearest_sums(_all_rows(source, block), centres, family).over(source.group)
+        sums = nearest_sums(all_rows(source, block), centres, family).over(source.group)
         moments = sums.moments()
         pooled = family.pooled(moments) / moments.weight.sum(-1)
         counts = torch.full_like(moments.weight, float(moments.rows) / n_components)
@@ -213,11 +153,11 @@ class RandomResponsibilities(Seeding):
         generator: torch.Generator,
     ) -> Parameters:
         size = max(_CHUNK, n_components)
-        block = _drawn(source, size, n_components, generator)
+        block = drawn(source, size, n_components, generator)
         frame = block.x.double().mean(0, keepdim=True).expand(n_components, -1).contiguous()
 
         seed = int(torch.randint(2**62, (), generator=generator))
-        before = _rows_before(source, block)
+        before = rows_before(source, block)
 
         def draw(part: Block) -> Tensor:
             nonlocal before
@@ -226,7 +166,7 @@ class RandomResponsibilities(Seeding):
             r = uniform(numbers, n_components, seed)
             return r / r.sum(0)
 
-        sums = weighted_sums(_all_rows(source, block), frame, family, draw).over(source.group)
+        sums = weighted_sums(all_rows(source, block), frame, family, draw).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -298,7 +238,7 @@ class Labels(Seeding):
                 f"labels of a batch of {b} mixtures are one table or list of {b} rows of labels, "
                 f"got {len(given)}"
             )
-        drawn = _one_each(generator, b)
+        drawn = one_each(generator, b)
         each = [
             Labels(own)(source.of(g), n_components, family, floor, drawn[g])
             for g, own in enumerate(given)
@@ -379,93 +319,3 @@ def as_seeding(init: str | Seeding | Parameters | Any) -> Seeding:
             )
         return _SEEDINGS[init]
     return Labels(init)
-
-
-def _drawn(source: Source, size: int, n_components: int, generator: torch.Generator) -> Block:
-    """Some rows of positive weight; as absent rows don't count, only here it shows how many."""
-    block = source.sample(size, generator)
-    if len(block.x) < n_components:
-        raise InputError(
-            f"{len(block.x)} row(s) of positive weight cannot be fitted with "
-            f"n_components={n_components}: give more rows or fewer components"
-        )
-    return block
-
-
-def _all_rows(source: Source, sample: Block) -> Iterable[Block]:
-    """Every row; of a stream that cannot be read again, the rows that were sampled."""
-    return source.blocks() if source.replayable else [source.mine(sample)]
-
-
-def _rows_before(source: Source, sample: Block) -> int:
-    """How many rows the processes before this one have; to know it they are read once."""
-    group = source.group
-    if group.size == 1:
-        return 0
-    own = sum(len(block.x) for block in _all_rows(source, sample))
-    return sum(int(count) for count in group.texts(str(own))[: group.rank])
-
-
-def nearest_sums(blocks: Iterable[Block], centres: Tensor, family: Family) -> GivenSums:
-    """Moments about `centres (K, D)` of rows that each belong to the nearest one."""
-    return labelled_sums(blocks, centres, family, lambda block: assign(block.x, centres)[0])
-
-
-def at_centres(source: Groups, centres: Tensor, family: Family, floor: float) -> Parameters:
-    """Parameters `(B, ...)` of rows that each belong to the nearest of `centres (B, K, D)`."""
-    total: Moments | None = None
-    for block in source.blocks():
-        if block.groups is None:
-            part = nearest_moments(block.x, block.w, centres, family)
-            total = part if total is None else total + part
-            continue
-        where = block.groups.to(centres.device)
-        part = nearest_moments(block.x, block.w, centres[where], family)
-        if total is None:
-            total = _nothing(centres, family)
-        total.add_(where, part)
-    if total is None:
-        raise InputError("the source gave no rows of positive weight")
-    counts = source.counts.to(centres.device)
-    unit = torch.where(counts > 0, total.rows / counts.clamp_min(1), 1.0).unsqueeze(-1)
-    return first_parameters(total, family, floor, unit)
-
-
-def _nothing(frame: Tensor, family: Family) -> Moments:
-    b, k, d = frame.shape
-    second = frame.new_zeros(b, *family.scale_shape(k, d))
-    zero = frame.new_zeros(b)
-    return Moments(frame.new_zeros(b, k), torch.zeros_like(frame), second, zero, zero + 0, frame)
-
-
-def first_parameters(
-    moments: Moments, family: Family, floor: float, unit: float | Tensor = 1.0
-) -> Parameters:
-    """M-step of a start: a component with too few rows for a covariance borrows the pooled one.
-
-    `unit` is what one row weighs on average; `(B, 1)` for a batch.
-    """
-    if not family.tied:
-        wanted = family.min_rows(moments.frame.shape[-1]) * unit
-        lack = (wanted - moments.weight).clamp_min(0)
-        axes = [1] * family.n_axes
-        total = moments.weight.sum(-1, keepdim=True)
-        pooled = family.pooled(moments) / total.reshape(*total.shape, *axes)
-        second = moments.second + lack.reshape(*lack.shape, *axes) * pooled
-        moments = Moments(
-            moments.weight + lack,
-            moments.first,
-            second,
-            moments.log_prob,
-            moments.rows,
-            moments.frame,
-        )
-    return maximum(moments, family, floor)
-
-
-def maximum(moments: Moments, family: Family, floor: float) -> Parameters:
-    """The M-step of a start; a covariance without spread and floor is an error."""
-    parameters, hopeless = from_moments(moments, family, floor)
-    if bool(hopeless.any()):
-        raise SingularCovarianceError(numbers_of(hopeless), floor)
-    return parameters
