@@ -118,8 +118,10 @@ def per_pixel() -> None:
     score = float(mixture.score(x).mean())
     say("3,136 single Gaussians of D=100, 300 rows each, float32", seconds, score)
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
-    some, _ = best(lambda: [GaussianMixture(1).fit(rows) for rows in x[:98].numpy()], 1)
+    with threadpool_limits(1):
+        some, _ = best(lambda: [GaussianMixture(1).fit(rows) for rows in x[:98].numpy()], 1)
     say("  a loop of scikit-learn (98 fits, times 32)", 32 * some, None, seconds)
     took, _ = best(lambda: [np.cov(rows.T) for rows in x.numpy()], 1)
     say("  a loop of numpy.cov (no density, no factor)", took, None, seconds)

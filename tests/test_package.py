@@ -177,18 +177,22 @@ def test_the_version_is_that_of_the_project():
 # README -----------------------------------------------------------------------------------------
 
 
-def fences(root, language):
-    text = (root / "README.md").read_text()
+def fences(root, language, page="README.md"):
+    text = (root / page).read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_python_of_the_readme_runs(root, tmp_path, monkeypatch):
+PAGES = ("README.md", "docs/plots.md", "docs/many_processes.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_the_pages_runs(page, root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = fences(root, "python")
+    blocks = fences(root, "python", page)
     assert blocks
     names = {}  # a reader goes from one to the next
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, page, "exec"), names)
 
 
 def test_the_commands_of_the_readme_exist(root):
@@ -205,11 +209,10 @@ def test_the_commands_of_the_readme_exist(root):
     assert (root / "constraints.txt").exists()
 
 
-def test_the_files_the_readme_links_to_exist(root):
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", (root / "README.md").read_text())
-    assert links
-    for link in links:
-        assert (root / link).exists(), link
+def test_the_files_that_pages_link_to_exist(root):
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
 
 
 def test_every_family_stands_in_the_readme(root):

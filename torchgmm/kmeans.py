@@ -42,20 +42,22 @@ def kmeans_plus_plus(
     if x.dim() == 2:
         return kmeans_plus_plus(x[None], None if w is None else w[None], n_clusters, generator)[0]
     b, n, _ = x.shape
-    weight = torch.ones(b, n, dtype=torch.float64, device=x.device) if w is None else w.double()
+    weight = None if w is None else w.double()
+    first = _even(b, n, generator, x.device) if weight is None else _draw(weight, 1, generator)
     if n_clusters == 1:
-        return _rows(x, _draw(weight, 1, generator)).double()
+        return _rows(x, first).double()
     table, _ = _centred(x, w)  # small numbers: the products below cancel less
     norms = (table * table).sum(-1)
-    chosen = [_draw(weight, 1, generator)]
+    chosen = [first]
     nearest = _distances(table, _rows(table, chosen[0]), norms).squeeze(-2)
     n_candidates = 2 + int(math.log(n_clusters))
     sets = torch.arange(b, device=x.device)
     for _ in range(1, n_clusters):
-        candidates = _draw(weight * nearest, n_candidates, generator)
+        chances = nearest.double() if weight is None else weight * nearest
+        candidates = _draw(chances, n_candidates, generator)
         distances = _distances(table, _rows(table, candidates), norms)
         distances = torch.minimum(distances, nearest.unsqueeze(-2))
-        if w is None:
+        if weight is None:
             potential = distances.sum(-1, dtype=torch.float64)
         else:
             potential = (distances.double() @ weight.unsqueeze(-1)).squeeze(-1)
@@ -229,13 +231,24 @@ def _draw(
     if bool(nothing.any()):
         cumulative[nothing] = torch.ones_like(weight[nothing]).cumsum(-1)
     b, n = weight.shape
-    if isinstance(generator, torch.Generator):
-        at = torch.rand(b, count, generator=generator, dtype=torch.float64)
-    else:
-        each = [torch.rand(count, generator=g, dtype=torch.float64) for g in generator]
-        at = torch.stack(each)
-    at = at.to(weight.device) * cumulative[:, -1:]
+    at = _uniform(b, count, generator).to(weight.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, at, right=True).clamp_max(n - 1)
+
+
+def _even(
+    b: int,
+    n: int,
+    generator: torch.Generator | Sequence[torch.Generator],
+    device: torch.device,
+) -> Tensor:
+    """One row number of n for each of b, `(B, 1)`: what `_draw` gives where weights are equal."""
+    return (_uniform(b, 1, generator) * n).long().clamp_max(n - 1).to(device)
+
+
+def _uniform(b: int, count: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return torch.rand(b, count, generator=generator, dtype=torch.float64)
+    return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in generator])
 
 
 def _mean(x: Tensor, w: Tensor | None) -> Tensor:

@@ -106,10 +106,14 @@ def agree(one, alone, dtype):
         assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, abs=CLOSE[dtype])
 
 
+# all layouts in float64, and in float32 one of every kind of block
+LAYOUTS = [(layout, torch.float64) for layout in layouts(torch.float64)]
+LAYOUTS += [(name, torch.float32) for name in ("tables", "one table, own weights", "a stream")]
+
+
 @every_method
 @every_family
-@every_dtype
-@pytest.mark.parametrize("layout", layouts(torch.float64))
+@pytest.mark.parametrize(("layout", "dtype"), LAYOUTS)
 def test_a_fit_of_many_is_each_of_them_alone(method, family, dtype, layout):
     (data, options), each = layouts(dtype)[layout]
     start = start_of(family, dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-PATIENCE = 240  # seconds: much more than any test takes, even where the machine is busy
+PATIENCE = 900  # seconds: much more than any test takes, even where the machine is busy
 
 
 def run(task, world, folder, *args, patience=PATIENCE):

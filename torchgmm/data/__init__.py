@@ -9,7 +9,8 @@ from .datasets import DatasetSource
 from .door import as_source
 from .encoder import Encoded
 from .files import read_table, table_suffixes
-from .groups import Groups, SharedGroups, as_groups
+from .grouping import as_groups
+from .groups import Groups, SharedGroups
 from .loaders import LoaderSource
 from .numbers import scrambled, uniform
 from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey

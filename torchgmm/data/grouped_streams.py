@@ -14,7 +14,8 @@ from ..errors import InputError
 from .arrays import as_table, as_tensor
 from .base import Block, Source
 from .checked import Checked
-from .groups import Groups, labelled
+from .grouping import labelled
+from .groups import Groups
 
 __all__ = ["StreamedGroups"]
 

@@ -107,6 +107,15 @@ def fit(
         >>> result = tg.fit(mixture, x, tg.EM(max_iter=20), generator=0)
         >>> result.status.name, result.n_steps < 10
         ('CONVERGED', True)
+
+        Three at once:
+
+        >>> many = tg.GaussianMixture(2, batch_shape=(3,))
+        >>> result = tg.fit(many, torch.stack([x, 2 * x, 3 * x]), generator=0)
+        >>> [one.status.name for one in result]
+        ['CONVERGED', 'CONVERGED', 'CONVERGED']
+        >>> many.weights.shape, many[2].weights.shape
+        (torch.Size([3, 2]), torch.Size([2]))
     """
     method = EM() if method is None else method
     checks.check_count("n_init", n_init)

@@ -26,6 +26,7 @@ from ..kernels.turns import turns
 from ..parameters import Parameters, filled_up, stacked
 from .drawing import Drawing, Estimate
 from .tensors import as_tensor
+from .totals import assignment_entropy, totals
 
 if TYPE_CHECKING:
     from ..fitting import FitResult
@@ -49,7 +50,7 @@ class GaussianMixture(Drawing):
         n_components: K.
         n_features: D; left out, it is learnt at the first fit or `load_state_dict`.
         covariance: a family or its name (`families()` lists them).
-        batch_shape: leading axes of independent mixtures.
+        batch_shape: leading axes of independent mixtures, which `fit` takes rows `(*B, N, D)` for.
         dtype: of the tensors; torch's default dtype if not given.
         device: of the tensors.
         generator: for the start of the means, standard normal, where `n_features` is given.
@@ -144,8 +145,8 @@ class GaussianMixture(Drawing):
         """
         rows = self._rows(x)
         if self._tracks(rows):
-            return _assignment_entropy(self.log_joint(rows).mT)
-        return self._by_chunk(rows, _assignment_entropy)
+            return assignment_entropy(self.log_joint(rows).mT)
+        return self._by_chunk(rows, assignment_entropy)
 
     def predict(self, x: Any) -> Tensor:
         """The most probable component of every row, `(*B, N)`, int64."""
@@ -154,48 +155,38 @@ class GaussianMixture(Drawing):
             return self.log_joint(rows).argmax(-1)
         return self._by_chunk(rows, lambda joint: joint.argmax(-2), dtype=torch.int64)
 
-    @torch.no_grad()
     def score(self, x: Any, weights: Any = None) -> Tensor:
         """Mean log-likelihood per row, `(*B,)`, in nats; with weights `(N,)` or `(*B, N)` theirs.
 
         A figure to look at: no gradient is kept. For training take `log_prob(x).mean()`.
+
+        Args:
+            x: rows `(N, D)` or `(*B, N, D)`. One mixture also reads whatever `fit` reads, block by
+                block: files, loaders, sources. Of several processes, which must all ask, each
+                reads its share of such a source.
+            weights: as in `fit`.
         """
-        rows, w = self._weighted_rows(x, weights)
-        log_prob = self.log_prob(rows)
-        return log_prob.mean(-1) if w is None else (log_prob * w).sum(-1) / w.sum(-1)
+        return totals(self, x, weights).mean
 
-    # choice of model ----------------------------------------------------------------------------
+    # choice of model: the same rows -------------------------------------------------------------
 
-    @torch.no_grad()
     def bic(self, x: Any, weights: Any = None) -> Tensor:
         """Bayesian information criterion, `-2 log L + p log N`; lower is better (Schwarz 1978)."""
-        log_likelihood, n = self._log_likelihood(x, weights)
-        return -2 * log_likelihood + self._n_free * n.log()
+        found = totals(self, x, weights)
+        return -2 * found.log_likelihood + self._n_free * found.weight.log()
 
-    @torch.no_grad()
     def aic(self, x: Any, weights: Any = None) -> Tensor:
         """Akaike's information criterion, `-2 log L + 2 p`; lower is better."""
-        log_likelihood, _ = self._log_likelihood(x, weights)
-        return -2 * log_likelihood + 2 * self._n_free
+        return -2 * totals(self, x, weights).log_likelihood + 2 * self._n_free
 
-    @torch.no_grad()
     def icl(self, x: Any, weights: Any = None) -> Tensor:
         """BIC plus twice the entropy of the responsibilities; lower is better.
 
         The integrated completed likelihood (Biernacki, Celeux & Govaert 2000, in the entropy form
         of McLachlan & Peel 2000): prefers components that do not overlap.
         """
-        rows, w = self._weighted_rows(x, weights)
-        entropy = self._by_chunk(rows, _assignment_entropy).double()
-        total = entropy.sum(-1) if w is None else (entropy * w).sum(-1)
-        return self.bic(rows, w) + 2 * total
-
-    def _log_likelihood(self, x: Any, weights: Any) -> tuple[Tensor, Tensor]:
-        rows, w = self._weighted_rows(x, weights)
-        log_prob = self.log_prob(rows).double()
-        if w is None:
-            w = log_prob.new_ones(log_prob.shape[-1])
-        return (log_prob * w).sum(-1), w.sum(-1)
+        found = totals(self, x, weights, entropy=True)
+        return 2 * (found.entropy - found.log_likelihood) + self._n_free * found.weight.log()
 
     # fitting ------------------------------------------------------------------------------------
 
@@ -321,8 +312,3 @@ def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:
         return whole
     each = [filled_up(m.as_parameters().map(Tensor.detach), most) for m in mixtures]
     return GaussianMixture.from_parameters(stacked(each))
-
-
-def _assignment_entropy(joint: Tensor) -> Tensor:
-    log_r = joint.log_softmax(-2)
-    return -(log_r.exp() * log_r.clamp_min(torch.finfo(log_r.dtype).min)).sum(-2)
