@@ -53,6 +53,11 @@ class Recorder(Observer):
             self.steps = best.history
         self._since = now
 
+    def on_end(self, result: FitResult | None) -> None:
+        """Of runs that end equally high the fit says which it kept."""
+        if result is not None:
+            self.steps = result.history
+
 
 @dataclass(frozen=True)
 class Report:
