@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import InputError
 from .group import ALONE, Group
+from .meeting import name_of_attempt
 
 if TYPE_CHECKING:
     from .processes import Processes
@@ -150,7 +151,12 @@ def _make_group() -> None:
         # NCCL takes one process for each device
         torch.cuda.set_device(_number(os.environ, "LOCAL_RANK") % torch.cuda.device_count())
     # a minute more: who is missing should be said by us, who know
-    dist.init_process_group(backend, timeout=timedelta(seconds=_patience() + 60))
+    timeout = timedelta(seconds=_patience() + 60)
+    torch_dist: Any = dist  # it exports more than its types say
+    store, rank, world = next(torch_dist.rendezvous("env://", timeout=timeout))
+    name = name_of_attempt(store, rank, world, _patience())
+    own = torch_dist.PrefixStore(f"torchgmm/{name}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=timeout)
     atexit.register(_leave)
 
 
