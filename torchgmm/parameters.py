@@ -70,6 +70,15 @@ class Parameters:
             self.family,
         )
 
+    def flat(self) -> Parameters:
+        """The same mixtures along one leading axis; a single one is a batch of one."""
+        axes = len(self.batch_shape)
+        return self.map(lambda t: t.reshape(-1, *t.shape[axes:]))
+
+    def shaped(self, batch_shape: Sequence[int]) -> Parameters:
+        """Mixtures along one leading axis, in a batch of this shape."""
+        return self.map(lambda t: t.reshape(*batch_shape, *t.shape[1:]))
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Parameters:
         """The same mixture with every tensor passed through `change`."""
         return Parameters(change(self.logits), change(self.means), change(self.scale), self.family)

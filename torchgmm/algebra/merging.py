@@ -57,7 +57,7 @@ def merge(mixture: M, n_components: int, *, covariance: str | Family = "full") -
             f"n_components={wanted} is more than the {p.n_components} that there are: "
             "merging makes fewer"
         )
-    flat = p.map(lambda t: t.reshape(-1, *t.shape[len(p.batch_shape) :]))
+    flat = p.flat()
     held = made_of(kind(family), tied=False)  # tied ones are pooled at the end
     with torch.no_grad():
         labels = _Greedy(flat, held).labels(wanted)

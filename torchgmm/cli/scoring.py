@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import checks
 from ..collective import current
-from ..data import Block, Checked, Source, spread
+from ..data import Block, Source
 from ..mixture import GaussianMixture
+from ..mixture.reading import rows_of
 
 __all__ = ["Score", "present_rows", "score_of"]
 
@@ -51,9 +51,7 @@ def present_rows(mixture: GaussianMixture, source: Source) -> Iterator[Block]:
 
     Of several processes each gets its share.
     """
-    checks.check_rows((1, source.n_features), mixture.n_features)
-    dtype = checks.compute_dtype(source.dtype, mixture.dtype)
-    for block in Checked(spread(source, current()), dtype, mixture.device).blocks():
+    for block in rows_of(mixture, source).blocks():
         for start in range(0, len(block.x), _ROWS):
             yield block.part(start, _ROWS)
 

@@ -158,14 +158,12 @@ class Batch:
         if not kept:
             return
         found = joined(kept, ()).parameters
-        axes, n = len(self.mixture.batch_shape), len(found.means)
-        held = self.mixture.as_parameters(torch.float64)
-        flat = held.map(lambda t: t.detach().reshape(-1, *t.shape[axes:]))
-        self._assign(flat.put(torch.arange(n, device=flat.means.device), found))
+        flat = self.mixture.as_parameters(torch.float64).map(torch.Tensor.detach).flat()
+        first = torch.arange(len(found.means), device=flat.means.device)
+        self._assign(flat.put(first, found))
 
     def _assign(self, flat: Parameters) -> None:
-        shape = self.mixture.batch_shape
-        self.mixture.assign(flat.map(lambda t: t.reshape(*shape, *t.shape[1:])))
+        self.mixture.assign(flat.shaped(self.mixture.batch_shape))
 
 
 @dataclass

@@ -40,7 +40,7 @@ def one_by_one(
     """
     start, shape = generator.get_state(), tuple(mixture.batch_shape)
     mixture.materialize(rows.n_features)
-    flat = mixture.as_parameters().map(lambda t: t.detach().reshape(-1, *t.shape[len(shape) :]))
+    flat = mixture.as_parameters().map(torch.Tensor.detach).flat()
     batch = GaussianMixture.from_parameters(flat)
     each = []
     for b, one in enumerate(batch.unstack()):
@@ -54,7 +54,7 @@ def one_by_one(
             result = FitResult(held, Status.SINGULAR, (), State(held))
         each.append(result)
     found = stacked([filled_up(r.parameters, mixture.n_components) for r in each])
-    mixture.assign(found.map(lambda t: t.reshape(*shape, *t.shape[1:])))
+    mixture.assign(found.shaped(shape))
     course = Histories(each)
     levels = course.last_levels()
     runs = [r.runs or (r.log_likelihood,) for r in each]
@@ -85,8 +85,7 @@ def _init_of(init: Any, b: int, n: int, shape: tuple[int, ...]) -> Any:
             return init
         if init.batch_shape.numel() != n:
             raise InputError(f"a start of {init.batch_shape.numel()} mixtures is none for {n}")
-        axes = len(init.batch_shape)
-        return init.map(lambda t: t.reshape(-1, *t.shape[axes:]))[b]
+        return init.flat()[b]
     labels = init.reshape(-1, init.shape[-1]) if getattr(init, "ndim", 1) > 1 else init
     if len(labels) != n or getattr(labels, "ndim", 2) == 1:
         raise InputError(

@@ -41,8 +41,7 @@ def turns(
     if not batch or batch.numel() <= some:
         yield slice(0, batch.numel()), parameters, x, more
         return
-    axes = len(batch)
-    flat = parameters.map(lambda t: t.reshape(-1, *t.shape[axes:]))
+    flat = parameters.flat()
     if x.dim() > 2:
         x = x.expand(*batch, *x.shape[-2:]).reshape(-1, *x.shape[-2:])
     own = [t if t is None or t.dim() == 1 else _flat(t, batch) for t in more]

@@ -57,8 +57,7 @@ class KMeans(Seeding):
         floor: float,
         generator: torch.Generator,
     ) -> Parameters:
-        size = self.max_rows or max(256 * n_components, 16_384)
-        block = drawn(source, max(size, n_components), n_components, generator)
+        block = drawn(source, self._sample_rows(n_components), n_components, generator)
         centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
         if self.lloyd:
             centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
@@ -75,15 +74,14 @@ class KMeans(Seeding):
     ) -> Parameters:
         if type(self).__call__ is not KMeans.__call__:  # another start than this makes
             return super().batch(source, n_components, family, floor, generator)
-        size = max(self.max_rows or max(256 * n_components, 16_384), n_components)
         found: Tensor | None = None
-        one = generator if isinstance(generator, torch.Generator) else generator[0]
-        for block in source.samples(size, one):
+        one = one_each(generator, source.n_groups)[0]
+        for block in source.samples(self._sample_rows(n_components), one):
             assert block.groups is not None
-            drawn = generator
-            if not isinstance(drawn, torch.Generator):
-                drawn = [drawn[g] for g in block.groups.tolist()]
-            centres = kmeans_plus_plus(block.x, block.w, n_components, drawn)
+            own = generator
+            if not isinstance(own, torch.Generator):
+                own = [own[g] for g in block.groups.tolist()]
+            centres = kmeans_plus_plus(block.x, block.w, n_components, own)
             if self.lloyd:
                 centres = kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
             if found is None:
@@ -91,6 +89,9 @@ class KMeans(Seeding):
             found[block.groups.to(found.device)] = centres
         assert found is not None
         return at_centres(source, found, family, floor)
+
+    def _sample_rows(self, n_components: int) -> int:
+        return max(self.max_rows or max(256 * n_components, 16_384), n_components)
 
 
 @dataclass(frozen=True)
@@ -215,9 +216,7 @@ class Labels(Seeding):
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
     def only(self, index: Tensor) -> Labels:
-        given = self.labels
-        if isinstance(given, (Tensor, np.ndarray)) and given.ndim > 1:
-            given = given.reshape(-1, given.shape[-1])
+        given = self._of_each()
         # others than one for each are refused by `batch`
         fits = getattr(given, "ndim", 2) != 1 and len(given) > int(index.max())
         return Labels([given[b] for b in index.tolist()]) if fits else self
@@ -230,9 +229,7 @@ class Labels(Seeding):
         floor: float,
         generator: Generators,
     ) -> Parameters:
-        given, b = self.labels, source.n_groups
-        if isinstance(given, (Tensor, np.ndarray)) and given.ndim > 1:
-            given = given.reshape(-1, given.shape[-1])
+        given, b = self._of_each(), source.n_groups
         if len(given) != b or (isinstance(given, (Tensor, np.ndarray)) and given.ndim == 1):
             raise InputError(
                 f"labels of a batch of {b} mixtures are one table or list of {b} rows of labels, "
@@ -244,6 +241,13 @@ class Labels(Seeding):
             for g, own in enumerate(given)
         ]
         return stacked(each)
+
+    def _of_each(self) -> Any:
+        """Labels `(*B, N)` along one leading axis; others as they are."""
+        given = self.labels
+        if isinstance(given, (Tensor, np.ndarray)) and given.ndim > 1:
+            given = given.reshape(-1, given.shape[-1])
+        return given
 
 
 @dataclass(frozen=True)
@@ -273,10 +277,10 @@ class Start(Seeding):
         return p
 
     def only(self, index: Tensor) -> Start:
-        p, axes = self.parameters, len(self.parameters.batch_shape)
-        if not axes or p.batch_shape.numel() <= int(index.max()):
+        p = self.parameters
+        if not p.batch_shape or p.batch_shape.numel() <= int(index.max()):
             return self  # one for all, or refused by `batch`
-        return Start(p.map(lambda t: t.reshape(-1, *t.shape[axes:]))[index.to(p.means.device)])
+        return Start(p.flat()[index.to(p.means.device)])
 
     def batch(
         self,
@@ -286,15 +290,13 @@ class Start(Seeding):
         floor: float,
         generator: Generators,
     ) -> Parameters:
-        one = generator if isinstance(generator, torch.Generator) else generator[0]
-        p = self(source, n_components, family, floor, one)
         b = source.n_groups
+        p = self(source, n_components, family, floor, one_each(generator, b)[0])
         if not p.batch_shape:
             return p.map(lambda t: t.expand(b, *t.shape).clone())
         if p.batch_shape.numel() != b:
             raise InputError(f"a start of {p.batch_shape.numel()} mixtures is none for {b}")
-        axes = len(p.batch_shape)
-        return p.map(lambda t: t.reshape(b, *t.shape[axes:]))
+        return p.flat()
 
 
 _SEEDINGS: Mapping[str, Seeding] = {
