@@ -186,7 +186,9 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
     )
 
 
-def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parameters, Tensor]:
+def from_moments(
+    moments: Moments, family: Family, floor: float, central: Tensor | None = None
+) -> tuple[Parameters, Tensor]:
     """The M-step: the parameters that maximise the likelihood of these moments.
 
     A component without weight keeps the mean of its frame, and its covariance means nothing:
@@ -196,6 +198,7 @@ def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parame
         moments: float64 sums.
         family: the structure of the covariances.
         floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data.
+        central: `family.central(moments)`, where it is known.
 
     Returns:
         The parameters and a mask `(*B, H)` of covariances that have no spread and no floor.
@@ -204,5 +207,5 @@ def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parame
     n = moments.weight.clamp_min(tiny)
     means = moments.frame + moments.first / n.unsqueeze(-1)
     logits = n.log() - n.sum(-1, keepdim=True).log()
-    scale, hopeless = family.estimate(moments, floor)
+    scale, hopeless = family.estimate(moments, floor, central)
     return Parameters(logits, means, scale, family), hopeless

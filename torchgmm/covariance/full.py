@@ -129,8 +129,11 @@ class _Matrix(Family):
             return (a.mT @ b).unsqueeze(-3)
         return a.unsqueeze(-1) * b.unsqueeze(-2)
 
-    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
-        factor, hopeless = linalg.cholesky(self.central(moments), floor)
+    def estimate(
+        self, moments: Moments, floor: float, central: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        central = self.central(moments) if central is None else central
+        factor, hopeless = linalg.cholesky(central, floor)
         return self.unconstrained(factor), hopeless
 
 

@@ -283,7 +283,9 @@ class Gradient(Method):
         if state.position and float(state.seen.sum()) < wanted:
             return state  # in the middle of a pass, too few to tell
         moments = self._above_floor(state)
-        empty, collapsed = self.rescue.find(moments, p.family, self.reg_covar)
+        empty, collapsed = self.rescue.find(
+            moments, p.family.central(moments), p.family, self.reg_covar
+        )
         self.rescue.check(empty, collapsed)
         chosen = self.rescue.chosen(empty, collapsed, state.rescues)
         sums = state.sums.m_step(chosen, collapsed)

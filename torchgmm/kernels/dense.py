@@ -89,15 +89,22 @@ def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
     Components with too few rows for a covariance have no spread that could be spoilt.
     """
     d = seen.first.shape[-1]
-    present = (seen.weight >= family.min_rows(d)).unsqueeze(-1)
+    n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
+    most = 1 + 1e5 * torch.finfo(dtype).eps
+    second = _diagonal(family, seen.second)
+    distance = _diagonal(family, family.outer(seen.first, seen.first / n))
+    if not bool((distance * most > second).any()):
+        return False  # as nearly always
+    present = n >= family.min_rows(d)
     first = torch.where(present, seen.first, 0)
-    distance = family.outer(first, first / seen.weight.unsqueeze(-1).clamp_min(_TINY))
-    least = 1e-6 * family.unit_second(seen.weight, d)  # a constant column at rest is no such case
-    second = seen.second
-    if family.n_axes == 2:
-        distance, least, second = (t.diagonal(dim1=-2, dim2=-1) for t in (distance, least, second))
-    felt = torch.finfo(dtype).eps * distance > 1e-5 * (second - distance)
-    return bool((felt & (distance > least)).any())
+    distance = _diagonal(family, family.outer(first, first / n))
+    # a constant column at rest is no such case
+    least = 1e-6 * _diagonal(family, family.unit_second(seen.weight, d))
+    return bool(((distance * most > second) & (distance > least)).any())
+
+
+def _diagonal(family: Family, second: Tensor) -> Tensor:
+    return second.diagonal(dim1=-2, dim2=-1) if family.n_axes == 2 else second
 
 
 def in_plain_coordinates(
@@ -168,27 +175,26 @@ class Dense(Kernel):
         """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
         family = parameters.family
         prepared = prepare(parameters, x.dtype)
-        weight = first = second = log_prob = total = torch.zeros((), dtype=torch.float64)
+        sums: list[Tensor] = []
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             r, row_log_prob = assign(_joint(seen, prepared.log_norm, out=buffer))
-            row_log_prob = row_log_prob.double()
-            if w is None:
-                total = total + float(r.shape[-1])
-            else:
+            if w is not None:
                 chunk_w = w[..., rows]
                 r.mul_(chunk_w.unsqueeze(-2))
-                row_log_prob *= chunk_w
-                total = total + chunk_w.double().sum(-1)
+                row_log_prob = row_log_prob.double() * chunk_w
             if centre is not None:
                 seen.z.sub_(centre.unsqueeze(-2))
                 torch.mul(seen.z, seen.z, out=seen.squares)
-            weight = weight + r.sum(-1).double()
-            first = first + (r.unsqueeze(-2) @ seen.z).squeeze(-2).double()
-            second = second + family.scatter(seen, r).double()
-            log_prob = log_prob + row_log_prob.sum(-1)
+            part = [
+                r.sum(-1).double(),
+                (r.unsqueeze(-2) @ seen.z).squeeze(-2).double(),
+                family.scatter(seen, r).double(),
+                row_log_prob.sum(-1, dtype=torch.float64),
+            ]
+            sums = [a.add_(b) for a, b in zip(sums, part, strict=True)] if sums else part
+        weight, first, second, log_prob = sums
         frame = torch.zeros_like(first) if centre is None else centre.double()
-        all_rows = total.to(log_prob.device).expand(log_prob.shape)
-        return Moments(weight, first, second, log_prob, all_rows, frame)
+        return Moments(weight, first, second, log_prob, _all_rows(x, w, log_prob), frame)
 
     def _chunks(
         self, x: Tensor, parameters: Parameters, prepared: Prepared
@@ -205,6 +211,13 @@ class Dense(Kernel):
             parameters.family.whiten(d, prepared.whitener, prepared.shift, z)
             squares = torch.mul(z, z, out=d)
             yield part, Whitened(z, squares, torch.sum(squares, -1, out=flat)), flat
+
+
+def _all_rows(x: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    """The weight of all rows of each mixture, in the shape of `like (*B,)`."""
+    if w is None:
+        return torch.full_like(like, float(x.shape[-2]))
+    return w.sum(-1, dtype=torch.float64).expand(like.shape)
 
 
 def joint_log_prob(x: Tensor, parameters: Parameters) -> Tensor:
