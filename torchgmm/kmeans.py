@@ -198,9 +198,7 @@ def _sums(
     width = summed.shape[-1]
     sums = torch.zeros(b, k, width, dtype=torch.float64, device=table.device)
     for sets, part in _tiles(b, table.shape[1], k, table):
-        rows, values = (
-            t[:, part] if _shared(t, theta) else t[sets, part] for t in (table, summed)
-        )
+        rows, values = (t[:, part] if _shared(t, theta) else t[sets, part] for t in (table, summed))
         distances = _matmul(theta[sets], rows.mT)
         member = members(distances.sub_(distances.amin(-2, keepdim=True)))
         sums[sets].add_(_matmul(member, values).double())

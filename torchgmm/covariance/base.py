@@ -40,6 +40,8 @@ class Family(ABC):
     name: ClassVar[str]
     tied: ClassVar[bool] = False
     n_axes: ClassVar[int]  # axes of one factor: 2 for a matrix, 1 for a vector
+    # whether `whiten` and `scatter` take buffers `(*B, K, n, D)` that lie feature by feature
+    reads_columns: ClassVar[bool] = True
 
     # shapes ---------------------------------------------------------------------------------
 

@@ -287,14 +287,8 @@ def _moments(
 
 def _expected(features: Features) -> tuple[float, float]:
     """The largest `Features.magnitude` of a component if the rows lie where the parameters say."""
-    p = features.parameters
-    if isinstance(features, Linear):
-        spread = features.whitened.abs() + 1
-    else:
-        unit = p.family.unit_second(torch.ones_like(p.logits), features.d)
-        second = p.family.colour_second(unit, p.family.factor(p.scale))
-        spread = (_variance(features, second) + features.offset.square()).sqrt()
-    return _largest(features, spread)
+    joint, variance = _largest(features, features.spread()).tolist()
+    return joint, variance
 
 
 def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits) -> bool:
@@ -309,24 +303,23 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
         spread = mean.abs() + 1
     else:
         spread = (_variance(features, within).clamp_min(0) / n + mean.square()).sqrt()
-    if not limits.allow(_largest(features, spread, present), dtype):
-        return False
     # and whether what is left about the new means stands out of the rounding of what it came from
     heads = present.any(-1, keepdim=True) if family.tied else present
     left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
-    return bool(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
+    stands_out = (lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)
+    largest = _largest(features, spread, present)
+    # read at once: a GPU is waited for once
+    *magnitude, all_stand_out = torch.cat([largest, stands_out.all().to(largest)[None]]).tolist()
+    return bool(all_stand_out) and limits.allow((magnitude[0], magnitude[1]), dtype)
 
 
-def _largest(
-    features: Features, spread: Tensor, present: Tensor | None = None
-) -> tuple[float, float]:
+def _largest(features: Features, spread: Tensor, present: Tensor | None = None) -> Tensor:
     both = torch.stack(features.magnitude(spread))
     if present is not None:
         both = both.where(present, 0)
-    joint, variance = both.flatten(1).amax(-1).tolist()
-    return joint, variance
+    return both.flatten(1).amax(-1)
 
 
 def _variance(features: Features, second: Tensor) -> Tensor:
