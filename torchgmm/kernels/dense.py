@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..answers import holds
 from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
@@ -97,7 +98,7 @@ def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
     if family.n_axes == 2:
         distance, least, second = (t.diagonal(dim1=-2, dim2=-1) for t in (distance, least, second))
     felt = torch.finfo(dtype).eps * distance > 1e-5 * (second - distance)
-    return bool((felt & (distance > least)).any())
+    return holds((felt & (distance > least)).any())
 
 
 def in_plain_coordinates(
@@ -168,7 +169,7 @@ class Dense(Kernel):
         """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
         family = parameters.family
         prepared = prepare(parameters, x.dtype)
-        weight = first = second = log_prob = total = torch.zeros((), dtype=torch.float64)
+        weight = first = second = log_prob = total = x.new_zeros((), dtype=torch.float64)
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             r, row_log_prob = assign(_joint(seen, prepared.log_norm, out=buffer))
             row_log_prob = row_log_prob.double()
@@ -187,7 +188,7 @@ class Dense(Kernel):
             second = second + family.scatter(seen, r).double()
             log_prob = log_prob + row_log_prob.sum(-1)
         frame = torch.zeros_like(first) if centre is None else centre.double()
-        all_rows = total.to(log_prob.device).expand(log_prob.shape)
+        all_rows = total.expand(log_prob.shape)
         return Moments(weight, first, second, log_prob, all_rows, frame)
 
     def _chunks(

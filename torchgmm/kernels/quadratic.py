@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..answers import answer, holds
 from ..covariance import Family
 from ..errors import InputError
 from ..kmeans import one_hot
@@ -37,10 +38,14 @@ class _Limits:
     joint: float
     variance: float
 
-    def allow(self, magnitude: tuple[float, float], dtype: torch.dtype) -> bool:
+    def allow(self, magnitude: Tensor, dtype: torch.dtype) -> bool:
         """Whether a dtype keeps the digits of terms as large as that; of NaN it does not."""
         eps = torch.finfo(dtype).eps
-        return eps * magnitude[0] <= self.joint and eps * magnitude[1] <= self.variance
+
+        def small(joint: Any, variance: Any) -> Any:
+            return (eps * joint <= self.joint) & (eps * variance <= self.variance)
+
+        return answer(magnitude, small)
 
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
@@ -285,7 +290,7 @@ def _moments(
     return Moments(found.weight, found.first, found.second, log_prob, rows, p.means)
 
 
-def _expected(features: Features) -> tuple[float, float]:
+def _expected(features: Features) -> Tensor:
     """The largest `Features.magnitude` of a component if the rows lie where the parameters say."""
     p = features.parameters
     if isinstance(features, Linear):
@@ -316,17 +321,14 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
-    return bool(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
+    return holds(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
 
 
-def _largest(
-    features: Features, spread: Tensor, present: Tensor | None = None
-) -> tuple[float, float]:
+def _largest(features: Features, spread: Tensor, present: Tensor | None = None) -> Tensor:
     both = torch.stack(features.magnitude(spread))
     if present is not None:
         both = both.where(present, 0)
-    joint, variance = both.flatten(1).amax(-1).tolist()
-    return joint, variance
+    return both.flatten(1).amax(-1)
 
 
 def _variance(features: Features, second: Tensor) -> Tensor:
