@@ -86,6 +86,11 @@ class Answers:
         """Whether a step has looked since the last mistake."""
         return bool(self._known)
 
+    @property
+    def given(self) -> tuple[bool, ...]:
+        """The answers, in the order of asking."""
+        return self._known
+
     def forget(self) -> None:
         """The next step must look again."""
         self._known = ()

@@ -210,7 +210,7 @@ def test_a_checkpoint_goes_on_the_same(every, tmp_path):
 
 
 def test_squarem_says_that_it_looks_every_step():
-    with pytest.raises(tg.InputError, match="decides at every step"):
+    with pytest.raises(tg.InputError, match="looks at every step"):
         tg.SQUAREM(check_every=2)
     with pytest.raises(tg.InputError, match="check_every"):
         tg.EM(check_every=0)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .base import Method, Problem, State, Step, Tentative
+from .base import Method, Problem, State, Step
+from .graphs import guessed, step_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ def how_many(
     source = problem.source
     if not method.looks_ahead or problem.group.size > 1 or not source.stable:
         return False, 0
-    there = state.parameters.means.device.type != "cpu" and not source.on_host
+    there = _waited_for(state.parameters.means.device) and not source.on_host
     if method.check_every == 1 and not there:
         return False, 0  # nobody is waited for, or reading the rows takes longer
     if not problem.answers.known or (history and history[-1].rescued):
@@ -30,24 +31,27 @@ def how_many(
     return True, min(method.check_every, method.max_iter - len(history))
 
 
+def _waited_for(device: torch.device) -> bool:
+    return device.type != "cpu"
+
+
 def tentative(
     method: Method, problem: Problem, state: State, count: int
 ) -> list[tuple[State, Step]]:
     """As many of `count` steps as were right to go ahead, as if every one had looked.
 
-    None where the first was wrong: it must be made again, looking.
+    None at all where the first was wrong: it must be made again, looking.
     """
     made, numbers = [], []
     began = time.perf_counter()
+    graph = step_graph(method, problem, state)
     for _ in range(count):
         try:
-            with problem.answers.guessing(state.parameters.means.device) as guess:
-                state, step = method.step(state, problem)
-                assert isinstance(step, Tentative)
+            state, step, wrong = graph(state) if graph else guessed(method, problem, state)
         except Exception:  # of a wrong guess: otherwise the step that looks raises it again
             problem.answers.forget()
             break
-        numbers.append(torch.cat([step.numbers, guess.wrong().to(step.numbers).reshape(1)]))
+        numbers.append(torch.cat([step.numbers, wrong.to(step.numbers).reshape(1)]))
         made.append((state, step))
     if not made:
         return []

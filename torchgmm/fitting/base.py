@@ -185,6 +185,7 @@ class Problem:
     generator: torch.Generator
     watch: Watch = field(default_factory=Watch, repr=False)
     answers: Answers = field(default_factory=Answers, repr=False)
+    graphs: dict[Any, Any] = field(default_factory=dict, repr=False)  # see the module
     _readers: dict[tuple[int, ...], Iterator[Block]] = field(default_factory=dict, repr=False)
 
     @property

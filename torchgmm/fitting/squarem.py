@@ -75,10 +75,10 @@ class SQUAREM(EM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.check_every != 1:
+        if self.check_every != 1 or self.cuda_graph == "always":
             raise InputError(
-                f"SQUAREM decides at every step how to go on, got check_every={self.check_every}: "
-                "leave it out, or use EM"
+                "SQUAREM looks at every step and decides how to go on: leave check_every and "
+                "cuda_graph out, or use EM"
             )
 
     def init(self, parameters: Parameters, problem: Problem) -> SquaremState:
