@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .answers import holds
+
 __all__ = [
     "cholesky",
     "from_log_cholesky",
@@ -41,7 +43,7 @@ def cholesky(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     broken = info != 0
     if floor == 0:
         return factor, broken | _at_rounding(matrix)
-    if bool(broken.any()):
+    if holds(broken.any()):
         factor = factor.index_put((broken,), _clip_eigenvalues(matrix[broken], floor))
     return factor, torch.zeros_like(broken)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import linalg
+from ..answers import holds
 from ..errors import InputError
 from ..moments import Moments
 from .base import Family, Whitened, register
@@ -86,7 +87,7 @@ class _AxisAligned(Family):
 
     def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
         per_feature = (r.unsqueeze(-2) @ seen.squares).squeeze(-2)  # (*B, K, D)
-        if not bool(torch.isfinite(per_feature).all()):
+        if not holds(torch.isfinite(per_feature).all()):
             # squares overflowed on rows that belong wholly to others, and 0 * inf is no 0
             present = seen.squares.masked_fill_(r.unsqueeze(-1) == 0, 0)
             per_feature = (r.unsqueeze(-2) @ present).squeeze(-2)

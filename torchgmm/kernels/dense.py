@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..answers import holds
 from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
@@ -104,14 +105,14 @@ def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
     most = 1 + 1e5 * torch.finfo(dtype).eps
     second = _diagonal(family, seen.second)
     distance = _diagonal(family, family.outer(seen.first, seen.first / n))
-    if not bool((distance * most > second).any()):
+    if not holds((distance * most > second).any()):
         return False  # as nearly always
     present = n >= family.min_rows(d)
     first = torch.where(present, seen.first, 0)
     distance = _diagonal(family, family.outer(first, first / n))
     # a constant column at rest is no such case
     least = 1e-6 * _diagonal(family, family.unit_second(seen.weight, d))
-    return bool(((distance * most > second) & (distance > least)).any())
+    return holds(((distance * most > second) & (distance > least)).any())
 
 
 def _diagonal(family: Family, second: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..answers import answer, holds
 from ..covariance import Family
 from ..errors import InputError
 from ..kmeans import one_hot
@@ -37,10 +39,22 @@ class _Limits:
     joint: float
     variance: float
 
-    def allow(self, magnitude: tuple[float, float], dtype: torch.dtype) -> bool:
-        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not."""
+    def allow(
+        self, magnitude: Tensor, dtype: torch.dtype, condition: Tensor | None = None
+    ) -> bool:
+        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not.
+
+        And whether the condition `()` holds, if one is given: a GPU is waited for once.
+        """
         eps = torch.finfo(dtype).eps
-        return eps * magnitude[0] <= self.joint and eps * magnitude[1] <= self.variance
+
+        def small(joint: Any, variance: Any, *others: Any) -> Any:
+            found = (eps * joint <= self.joint) & (eps * variance <= self.variance)
+            return functools.reduce(lambda one, other: one & (other > 0), others, found)
+
+        if condition is not None:
+            magnitude = torch.cat([magnitude, condition.to(magnitude)[None]])
+        return answer(magnitude, small)
 
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
@@ -285,10 +299,9 @@ def _moments(
     return Moments(found.weight, found.first, found.second, log_prob, rows, p.means)
 
 
-def _expected(features: Features) -> tuple[float, float]:
+def _expected(features: Features) -> Tensor:
     """The largest `Features.magnitude` of a component if the rows lie where the parameters say."""
-    joint, variance = _largest(features, features.spread()).tolist()
-    return joint, variance
+    return _largest(features, features.spread())
 
 
 def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits) -> bool:
@@ -309,10 +322,7 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
     stands_out = (lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)
-    largest = _largest(features, spread, present)
-    # read at once: a GPU is waited for once
-    *magnitude, all_stand_out = torch.cat([largest, stands_out.all().to(largest)[None]]).tolist()
-    return bool(all_stand_out) and limits.allow((magnitude[0], magnitude[1]), dtype)
+    return limits.allow(_largest(features, spread, present), dtype, stands_out.all())
 
 
 def _largest(features: Features, spread: Tensor, present: Tensor | None = None) -> Tensor:
