@@ -14,7 +14,15 @@ from .covariance import Family, as_family
 from .errors import InputError
 from .moments import Moments
 
-__all__ = ["Parameters", "filled_up", "from_moments", "stacked", "to_moments", "without_absent"]
+__all__ = [
+    "Parameters",
+    "concatenated",
+    "filled_up",
+    "from_moments",
+    "stacked",
+    "to_moments",
+    "without_absent",
+]
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,16 @@ def stacked(each: Sequence[Parameters]) -> Parameters:
         torch.stack([p.means for p in each]),
         torch.stack([p.scale for p in each]),
         each[0].family,
+    )
+
+
+def concatenated(parts: Sequence[Parameters]) -> Parameters:
+    """Batches of mixtures of one kind after each other, along their first axis."""
+    return Parameters(
+        torch.cat([p.logits for p in parts]),
+        torch.cat([p.means for p in parts]),
+        torch.cat([p.scale for p in parts]),
+        parts[0].family,
     )
 
 

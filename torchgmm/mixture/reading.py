@@ -27,7 +27,7 @@ def rows_of(mixture: GaussianMixture, data: Any, weights: Any = None) -> Checked
         InputError: a batch of mixtures, rows of another width.
         NotSizedError: the mixture does not know its number of features.
     """
-    mixture._require_size("a question about rows")
+    mixture.require_size("a question about rows")
     if mixture.batch_shape:
         raise InputError(
             f"one mixture is needed, this is a batch of shape {tuple(mixture.batch_shape)}: "
