@@ -17,6 +17,7 @@ from ..data import Checked, Source, as_source, spread
 from ..errors import ConvergenceWarning, InputError, PeerError, TorchGMMError
 from ..fitting import EM, FitResult, Method, Status, Stop, Tolerance, climbed, fit, side_by_side
 from ..mixture import GaussianMixture
+from ..mixture.reading import check_replay
 from ..parameters import Parameters, stacked
 from ..seeding import Seeding
 from .criteria import CRITERIA, Evidence, evidence, n_parameters
@@ -184,11 +185,7 @@ class Search:
 def opened(data: Any, weights: Any, device: Any, generator: torch.Generator | int | None) -> Search:
     """A search of rows that can be read again and again."""
     source = as_source(data, weights)
-    if not source.replayable:
-        raise InputError(
-            "these rows can be read only once, but a search fits many mixtures to them: give "
-            "something that can be read again, such as files or a function that makes the iterator"
-        )
+    check_replay(source, "a search fits many mixtures to them")
     group = current()
     drawn = group.same_generator(checks.as_generator(generator))
     place = checks.place_of(data, device)
