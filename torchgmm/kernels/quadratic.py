@@ -39,9 +39,7 @@ class _Limits:
     joint: float
     variance: float
 
-    def allow(
-        self, magnitude: Tensor, dtype: torch.dtype, condition: Tensor | None = None
-    ) -> bool:
+    def allow(self, magnitude: Tensor, dtype: torch.dtype, condition: Tensor | None = None) -> bool:
         """Whether a dtype keeps the digits of terms as large as that; of NaN it does not.
 
         And whether the condition `()` holds, if one is given: a GPU is waited for once.
