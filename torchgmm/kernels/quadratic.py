@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..answers import answer, holds
+from ..answers import answer
 from ..covariance import Family
 from ..errors import InputError
 from ..kmeans import one_hot
