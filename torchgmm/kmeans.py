@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .buffers import room
+
 __all__ = ["assign", "kmeans", "kmeans_plus_plus", "one_hot"]
 
 _CHUNK_BYTES = 32 * 2**20
@@ -197,19 +199,26 @@ def _sums(
     b, k, _ = theta.shape
     width = summed.shape[-1]
     sums = torch.zeros(b, k, width, dtype=torch.float64, device=table.device)
+    space: Tensor | None = None
     for sets, part in _tiles(b, table.shape[1], k, table):
         rows, values = (t[:, part] if _shared(t, theta) else t[sets, part] for t in (table, summed))
-        distances = _matmul(theta[sets], rows.mT)
+        own = theta[sets]
+        if space is None:  # of the first tile, the largest
+            space = room(len(own) * k * rows.shape[1], table)
+        distances = _matmul(own, rows.mT, space)
         member = members(distances.sub_(distances.amin(-2, keepdim=True)))
         sums[sets].add_(_matmul(member, values).double())
     return sums
 
 
-def _matmul(left: Tensor, right: Tensor) -> Tensor:
+def _matmul(left: Tensor, right: Tensor, space: Tensor | None = None) -> Tensor:
     """`left (B, K, n) @ right (B | 1, n, m)`: one product, where all data sets are one."""
+    (b, k, n), m = left.shape, right.shape[-1]
+    out = None if space is None else space[: b * k * m].view(b, k, m)
     if not _shared(right, left):
-        return torch.bmm(left, right)
-    return torch.mm(left.reshape(-1, left.shape[-1]), right[0]).view(*left.shape[:2], -1)
+        return torch.bmm(left, right, out=out)
+    flat = None if out is None else out.view(b * k, m)
+    return torch.mm(left.reshape(b * k, n), right[0], out=flat).view(b, k, m)
 
 
 def _refilled(x: Tensor, w: Tensor, centres: Tensor, old: Tensor, empty: Tensor) -> Tensor:

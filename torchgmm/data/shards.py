@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..buffers import Buffers
 from ..errors import InputError
 from .arrays import ArraySource
 from .base import Block, Indexed, join, through_window
-from .buffers import Buffers
 from .files import Paths, find_files, open_table, reading
 from .tables import Choice, Table
 

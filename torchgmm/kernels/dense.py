@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..answers import holds
+from ..buffers import room
 from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
@@ -62,16 +63,15 @@ def prepare(p: Parameters, dtype: torch.dtype) -> Prepared:
 
 
 class _Workspace:
-    """Buffers that are reused for every chunk: fresh pages cost as much as the arithmetic."""
+    """Buffers that are used again for every chunk."""
 
     def __init__(self, shape: tuple[int, ...], rows: int, like: Tensor, *, turned: bool) -> None:
         self._shape = shape  # (*B, K)
         self._d = like.shape[-1]
         self._turned = turned
         size = math.prod(shape) * rows * self._d
-        self._first = torch.empty(size, dtype=like.dtype, device=like.device)
-        self._second = torch.empty_like(self._first)
-        self._flat = torch.empty(math.prod(shape) * rows, dtype=like.dtype, device=like.device)
+        self._first, self._second = room(size, like), room(size, like)
+        self._flat = room(math.prod(shape) * rows, like)
 
     def views(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Two `(*B, K, rows, D)` and one `(*B, K, rows)`.

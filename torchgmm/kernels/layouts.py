@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..buffers import room
 from .base import has_triton
 
 __all__ = ["Columns", "Layout", "Rows"]
@@ -42,7 +43,7 @@ class Layout(ABC):
 
     def buffer(self, width: int) -> Tensor:
         """Room for `width` numbers per row."""
-        return self._like.new_empty(math.prod(self._batch) * self._most * width)
+        return room(math.prod(self._batch) * self._most * width, self._like)
 
     def part(self, buffer: Tensor, *shape: int) -> Tensor:
         """The beginning of a buffer as `(*B, *shape)`."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..answers import answer
+from ..buffers import room
 from ..covariance import Family
 from ..errors import InputError
 from ..kmeans import one_hot
@@ -176,7 +177,7 @@ class _Chunks:
         like = torch.empty(0, dtype=dtype, device=x.device)
         self.layout: Any = features.layout(self._rows, like)
         self.layout.precision = precision
-        self._joint = like.new_empty(math.prod(self._shape) * self._rows)
+        self._joint = room(math.prod(self._shape) * self._rows, like)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Slices of the rows, and `log pi_k N(x_n; k)` but for what all components share."""
