@@ -236,7 +236,7 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
 
 def _hard_assign(log_joint: Tensor) -> tuple[Tensor, Tensor]:
     top = log_joint.amax(-2, keepdim=True)
-    return one_hot(torch.sub(top, log_joint, out=log_joint)), top.squeeze(-2)
+    return one_hot(log_joint, top), top.squeeze(-2)
 
 
 def _sums(
