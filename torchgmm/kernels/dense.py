@@ -16,6 +16,7 @@ from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
+from .costs import by_columns
 from .memory import spared
 
 __all__ = [
@@ -28,9 +29,6 @@ __all__ = [
 ]
 
 _TINY = torch.finfo(torch.float64).tiny
-# So few features lie feature by feature in the buffers of a chunk: operations run along the rows,
-# where those along two or eight numbers at a time cost two to four times as much.
-_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ class Dense(Kernel):
         shape = (*parameters.batch_shape, parameters.n_components)
         n_rows = x.shape[-2]
         rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.bytes_for(x)))
-        turned = x.shape[-1] <= _FEW and parameters.family.reads_columns
+        turned = by_columns(parameters)
         space = _Workspace(shape, rows, x, turned=turned)
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))

@@ -18,6 +18,9 @@ from .base import has_triton
 
 __all__ = ["Columns", "Layout", "Rows"]
 
+# Sums over more rows than this wear out in float32.
+_SLAB = 8192
+
 
 class Layout(ABC):
     """Buffers for features of at most `rows` rows.
@@ -68,7 +71,14 @@ class Layout(ABC):
             from . import triton_product
 
             return triton_product.summed(left, right, self.precision)
-        return left @ right
+        n = left.shape[-1]
+        if left.dtype == torch.float64 or n <= _SLAB:
+            return left @ right
+        slabs = (slice(start, start + _SLAB) for start in range(0, n, _SLAB))
+        first, *others = ((left[..., s] @ right[..., s, :]).double() for s in slabs)
+        for other in others:
+            first += other
+        return first
 
     @abstractmethod
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class _Limits:
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
-_MOST_ROWS = 8192
+_MOST_ROWS = 65_536  # past which nothing is gained
 _TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
 _AT_REST = 1e-30
@@ -170,10 +170,7 @@ class _Chunks:
         self._shape = (*p.batch_shape, p.n_components)
         numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
         width = numbers * dtype.itemsize
-        # sums over more rows than this wear out in float32, unless they are made slab by slab
-        wears = dtype == torch.float32 and precision == "ieee"
-        most = _MOST_ROWS if wears else x.shape[-2]
-        self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
+        self._rows = min(max(budget // width // 256 * 256, 64), _MOST_ROWS, x.shape[-2])
         like = torch.empty(0, dtype=dtype, device=x.device)
         self.layout: Any = features.layout(self._rows, like)
         self.layout.precision = precision
