@@ -23,9 +23,9 @@ __all__ = [
 
 _PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
 _ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
-# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row; what a
-# row costs whatever there is to compute.
-_SOFT_MAX, _PER_PAIR, _PER_ROW = 10, 300, 60
+# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row; a feature
+# that is made, and read by two thin products; what a row costs whatever there is to compute.
+_SOFT_MAX, _PER_PAIR, _PER_FEATURE, _PER_ROW = 10, 300, 3, 60
 _FEW = 12
 
 
@@ -65,7 +65,7 @@ def by_columns(p: Parameters) -> bool:
 def quadratic_cost(p: Parameters, dtype: torch.dtype) -> float:
     """Two products with all features."""
     k, size = p.n_components, _feature_count(p)
-    passes = size + _SOFT_MAX * k + _PER_ROW
+    passes = _PER_FEATURE * size + _SOFT_MAX * k + _PER_ROW
     return product(dtype) * 4 * k * size + passes * elementwise(dtype)
 
 
