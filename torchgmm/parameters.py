@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .covariance import Family, as_family
+from .covariance import Family, Floor, as_family, floor_of
 from .errors import InputError
 from .moments import Moments
 
@@ -226,7 +226,9 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
     )
 
 
-def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parameters, Tensor]:
+def from_moments(
+    moments: Moments, family: Family, floor: Floor | Tensor
+) -> tuple[Parameters, Tensor]:
     """The M-step: the parameters that maximise the likelihood of these moments.
 
     A component without weight keeps the mean of its frame, and its covariance means nothing:
@@ -235,7 +237,8 @@ def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parame
     Args:
         moments: float64 sums.
         family: the structure of the covariances.
-        floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data.
+        floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data; a
+            relative one is resolved by these moments, which must then be of all rows.
 
     Returns:
         The parameters and a mask `(*B, H)` of covariances that have no spread and no floor.
@@ -244,5 +247,5 @@ def from_moments(moments: Moments, family: Family, floor: float) -> tuple[Parame
     n = moments.weight.clamp_min(tiny)
     means = moments.frame + moments.first / n.unsqueeze(-1)
     logits = n.log() - n.sum(-1, keepdim=True).log()
-    scale, hopeless = family.estimate(moments, floor)
+    scale, hopeless = family.estimate(moments, floor_of(floor, moments, family))
     return Parameters(logits, means, scale, family), hopeless

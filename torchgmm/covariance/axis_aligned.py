@@ -105,7 +105,7 @@ class _AxisAligned(Family):
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return self.pool(self.join(a * b), 1)
 
-    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+    def estimate(self, moments: Moments, floor: float | Tensor) -> tuple[Tensor, Tensor]:
         shared = moments.first.shape[-1] / moments.second.shape[-1]  # features per variance
         variance = (self.central(moments) / shared).clamp_min(0) + floor
         hopeless = (variance <= 0).any(-1)

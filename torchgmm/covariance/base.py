@@ -143,8 +143,12 @@ class Family(ABC):
         """The family's part of `a b^T` for vectors `(*B, K, D)`, summed over K where tied."""
 
     @abstractmethod
-    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+    def estimate(self, moments: Moments, floor: float | Tensor) -> tuple[Tensor, Tensor]:
         """Maximum-likelihood `scale` with `floor` added to the covariances' diagonals.
+
+        Args:
+            moments: of the rows.
+            floor: one number, or positive ones `(*B, 1, D)` (`floor_of`).
 
         Returns:
             `scale (*B, H, ...)` in float64 and a mask `(*B, H)` of the covariances that have no

@@ -129,7 +129,7 @@ class _Matrix(Family):
             return (a.mT @ b).unsqueeze(-3)
         return a.unsqueeze(-1) * b.unsqueeze(-2)
 
-    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+    def estimate(self, moments: Moments, floor: float | Tensor) -> tuple[Tensor, Tensor]:
         factor, hopeless = linalg.cholesky(self.central(moments), floor)
         return self.unconstrained(factor), hopeless
 

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_floor
+from ..checks import check_count
 from ..collective import Group
+from ..covariance import Floor, check_floor
 from ..data import Block, Groups, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -260,13 +261,14 @@ class Method(ABC):
         max_iter: the step budget.
         takes_batches: whether a step moves all mixtures of a batch.
         reg_covar: the floor, added to the diagonal of every covariance, in squared units of the
-            data (scikit-learn's meaning).
+            data (scikit-learn's meaning), or relative to the variance of each feature
+            (`RelativeFloor`).
     """
 
     state_type: ClassVar[type[State]] = State
     takes_batches: ClassVar[bool] = False
     max_iter: int
-    reg_covar: float
+    reg_covar: Floor
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing, as far as all methods have them."""

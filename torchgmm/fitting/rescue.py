@@ -52,7 +52,9 @@ class Rescue:
             if value not in ("keep", "reseed", "raise"):
                 raise InputError(f"{name} must be keep, reseed or raise, got {value!r}")
 
-    def find(self, moments: Moments, family: Family, floor: float) -> tuple[Tensor, Tensor]:
+    def find(
+        self, moments: Moments, family: Family, floor: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Masks `(*B, K)` of empty and of collapsed components."""
         empty = moments.weight <= _EMPTY * moments.rows.unsqueeze(-1)
         if family.tied:
@@ -90,7 +92,7 @@ def reseeded(
     moments: Moments,
     blocks: Iterable[Block],
     kernel: Kernel,
-    floor: float,
+    floor: float | Tensor,
     group: Group = ALONE,
 ) -> Parameters:
     """Put the chosen components on the worst-explained rows, with the pooled covariance."""
