@@ -227,7 +227,7 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
 
 
 def from_moments(
-    moments: Moments, family: Family, floor: Floor | Tensor
+    moments: Moments, family: Family, floor: Floor | Tensor, central: Tensor | None = None
 ) -> tuple[Parameters, Tensor]:
     """The M-step: the parameters that maximise the likelihood of these moments.
 
@@ -239,6 +239,7 @@ def from_moments(
         family: the structure of the covariances.
         floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data; a
             relative one is resolved by these moments, which must then be of all rows.
+        central: `family.central(moments)`, where it is known.
 
     Returns:
         The parameters and a mask `(*B, H)` of covariances that have no spread and no floor.
@@ -247,5 +248,6 @@ def from_moments(
     n = moments.weight.clamp_min(tiny)
     means = moments.frame + moments.first / n.unsqueeze(-1)
     logits = n.log() - n.sum(-1, keepdim=True).log()
-    scale, hopeless = family.estimate(moments, floor_of(floor, moments, family))
+    floor = floor_of(floor, moments, family)
+    scale, hopeless = family.estimate(moments, floor, central)
     return Parameters(logits, means, scale, family), hopeless

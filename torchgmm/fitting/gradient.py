@@ -288,7 +288,8 @@ class Gradient(Method):
         if state.position and float(state.seen.sum()) < wanted:
             return state  # in the middle of a pass, too few to tell
         moments = moments_above_floor(p, state.seen, self.reg_covar)
-        empty, collapsed = self.rescue.find(moments, p.family, self.reg_covar)
+        central = p.family.central(moments)
+        empty, collapsed = self.rescue.find(moments, central, p.family, self.reg_covar)
         self.rescue.check(empty, collapsed)
         chosen = self.rescue.chosen(empty, collapsed, state.rescues)
         sums = state.sums.m_step(chosen, collapsed)
