@@ -14,7 +14,6 @@ __all__ = [
     "as_generator",
     "check_count",
     "check_finite",
-    "check_floor",
     "check_rows",
     "check_weights",
     "compute_dtype",
@@ -57,12 +56,6 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}")
     return int(value)
-
-
-def check_floor(value: float) -> None:
-    """`reg_covar`: at least 0 and finite."""
-    if not 0 <= value < float("inf"):
-        raise InputError(f"reg_covar must be at least 0 and finite, got {value}")
 
 
 def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .covariance import Family, as_family
+from .covariance import Family, Floor, as_family, floor_of
 from .errors import InputError
 from .moments import Moments
 
@@ -227,7 +227,7 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
 
 
 def from_moments(
-    moments: Moments, family: Family, floor: float, central: Tensor | None = None
+    moments: Moments, family: Family, floor: Floor | Tensor, central: Tensor | None = None
 ) -> tuple[Parameters, Tensor]:
     """The M-step: the parameters that maximise the likelihood of these moments.
 
@@ -237,7 +237,8 @@ def from_moments(
     Args:
         moments: float64 sums.
         family: the structure of the covariances.
-        floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data.
+        floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data; a
+            relative one is resolved by these moments, which must then be of all rows.
         central: `family.central(moments)`, where it is known.
 
     Returns:
@@ -247,5 +248,6 @@ def from_moments(
     n = moments.weight.clamp_min(tiny)
     means = moments.frame + moments.first / n.unsqueeze(-1)
     logits = n.log() - n.sum(-1, keepdim=True).log()
+    floor = floor_of(floor, moments, family)
     scale, hopeless = family.estimate(moments, floor, central)
     return Parameters(logits, means, scale, family), hopeless

@@ -107,7 +107,7 @@ class _AxisAligned(Family):
         return self.pool(self.join(a * b), 1)
 
     def estimate(
-        self, moments: Moments, floor: float, central: Tensor | None = None
+        self, moments: Moments, floor: float | Tensor, central: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         central = self.central(moments) if central is None else central
         shared = moments.first.shape[-1] / moments.second.shape[-1]  # features per variance

@@ -146,13 +146,13 @@ class Family(ABC):
 
     @abstractmethod
     def estimate(
-        self, moments: Moments, floor: float, central: Tensor | None = None
+        self, moments: Moments, floor: float | Tensor, central: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Maximum-likelihood `scale` with `floor` added to the covariances' diagonals.
 
         Args:
             moments: of the rows.
-            floor: `reg_covar`.
+            floor: one number, or positive ones `(*B, 1, D)` (`floor_of`).
             central: of these moments, where it is known.
 
         Returns:

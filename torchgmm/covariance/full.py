@@ -126,7 +126,7 @@ class _Matrix(Family):
         return a.unsqueeze(-1) * b.unsqueeze(-2)
 
     def estimate(
-        self, moments: Moments, floor: float, central: Tensor | None = None
+        self, moments: Moments, floor: float | Tensor, central: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         central = self.central(moments) if central is None else central
         factor, hopeless = linalg.cholesky(central, floor)

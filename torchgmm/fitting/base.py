@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..answers import Answers, guessing
-from ..checks import check_count, check_floor
+from ..checks import check_count
 from ..collective import Group
+from ..covariance import Floor, check_floor
 from ..data import Block, Groups, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -284,7 +285,8 @@ class Method(ABC):
         looks_ahead: whether steps can be made before their numbers are looked at (`ahead`).
         check_every: after how many steps they are, then.
         reg_covar: the floor, added to the diagonal of every covariance, in squared units of the
-            data (scikit-learn's meaning).
+            data (scikit-learn's meaning), or relative to the variance of each feature
+            (`RelativeFloor`).
     """
 
     state_type: ClassVar[type[State]] = State
@@ -292,7 +294,7 @@ class Method(ABC):
     looks_ahead: ClassVar[bool] = False
     check_every: int = 1
     max_iter: int
-    reg_covar: float
+    reg_covar: Floor
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing, as far as all methods have them."""

@@ -14,6 +14,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..checks import check_count
+from ..covariance import RelativeFloor
 from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -98,6 +99,11 @@ class Gradient(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.reg_covar, RelativeFloor):
+            raise InputError(
+                "a relative floor follows the moments of all rows, which gradients do not sum: "
+                "give reg_covar a number, in units of the scaled columns, or use EM or OnlineEM"
+            )
         check_count("annealing", self.annealing, least=0)
         for name, value in ("batch_size", self.batch_size), ("rows_per_step", self.rows_per_step):
             if value is not None and (name, value) != ("batch_size", "all"):

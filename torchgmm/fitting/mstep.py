@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..answers import guessing, holds
 from ..collective import ALONE, Group
+from ..covariance import Floor, floor_of
 from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
@@ -54,7 +55,7 @@ def m_step(
     moments: Moments,
     before: Parameters,
     *,
-    floor: float,
+    floor: Floor,
     rescue: Rescue,
     spent: int | Tensor,
     blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
@@ -81,9 +82,10 @@ def m_step(
         EmptyComponentError: the policy was to raise.
     """
     family = before.family
+    least = floor_of(floor, moments, family)
     central = family.central(moments)
-    empty, collapsed = rescue.find(moments, central, family, floor)
-    after, hopeless = maximised(group, moments, family, floor, central)
+    empty, collapsed = rescue.find(moments, central, family, least)
+    after, hopeless = maximised(group, moments, family, least, central)
     if held is None and not holds((empty | collapsed).any() | hopeless.any()):
         return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
@@ -95,15 +97,16 @@ def m_step(
     failed = None
     if holds(hopeless.any()):
         if not before.batch_shape:
-            raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
+            raise SingularCovarianceError(hopeless.nonzero().flatten().tolist())
         failed = hopeless.any(-1)
     chosen = rescue.chosen(empty, collapsed, spent)
     if holds(chosen.any()):
         if not callable(blocks):
-            after = reseeded(after, chosen, moments, blocks, kernel, floor, group)
+            after = reseeded(after, chosen, moments, blocks, kernel, least, group)
         else:
             for b in chosen.any(-1).nonzero().flatten().tolist():
-                own = (after[b], chosen[b], moments[b], blocks(b), kernel, floor)
+                mine = least[b] if isinstance(least, Tensor) else least
+                own = (after[b], chosen[b], moments[b], blocks(b), kernel, mine)
                 after = after.put(torch.tensor([b]), reseeded(*own).map(lambda t: t[None]))
     return MStep(after, chosen, collapsed, failed)
 

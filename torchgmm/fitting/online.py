@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count
+from ..covariance import Floor
 from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -113,7 +114,7 @@ class OnlineEM(Method):
     average: Literal["auto", "always", "never"] = "auto"
     forget: float | None = None
     rows_per_step: int | None = None
-    reg_covar: float = 1e-6
+    reg_covar: Floor = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
 

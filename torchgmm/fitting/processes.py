@@ -56,7 +56,7 @@ def summed(
 
 
 def maximised(
-    group: Group, moments: Moments, family: Family, floor: float, central: Tensor
+    group: Group, moments: Moments, family: Family, floor: float | Tensor, central: Tensor
 ) -> tuple[Parameters, Tensor]:
     """`from_moments`, shared out over the processes by component where it is much work."""
     k, d = moments.frame.shape[-2:]
