@@ -209,6 +209,12 @@ class GaussianMixture(Drawing):
         self._require_size("log_prob")
         rows = as_tensor(x)
         checks.check_rows(tuple(rows.shape), self.n_features, len(self.batch_shape))
+        leading, batch = rows.shape[:-2], self.batch_shape
+        if any(a not in (1, b) for a, b in zip(leading[::-1], batch[::-1], strict=False)):
+            raise InputError(
+                f"rows {tuple(rows.shape)} do not fit a batch of mixtures of shape {tuple(batch)}: "
+                f"give a table (N, D) for all, or {(*batch, 'N', 'D')}"
+            )
         dtype = checks.compute_dtype(rows.dtype, self.dtype)
         if rows.device != self.device and rows.device.type != "cpu":
             raise InputError(f"rows are on {rows.device}, the mixture on {self.device}: move one")

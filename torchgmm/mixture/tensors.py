@@ -281,4 +281,4 @@ class MixtureTensors(nn.Module):
 
 def as_tensor(x: Any) -> Tensor:
     """A tensor from anything array-like; a tensor keeps its gradients."""
-    return x if isinstance(x, Tensor) else arrays.as_tensor(arrays.as_table(x))
+    return arrays.dense(x) if isinstance(x, Tensor) else arrays.as_tensor(arrays.as_table(x))
