@@ -11,10 +11,12 @@ from torch import Tensor
 from .errors import InputError
 
 __all__ = [
+    "as_generator",
     "check_count",
     "check_finite",
     "check_floor",
     "check_kind",
+    "check_leading",
     "check_real",
     "check_rows",
     "check_weights",
@@ -59,6 +61,24 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise InputError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def as_generator(
+    generator: torch.Generator | int | None, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """What randomness comes from: a generator as it is, or one on `device` from a seed.
+
+    Without either the seed is drawn from torch's global generator.
+
+    Raises:
+        InputError: neither, or a seed below 0.
+    """
+    if isinstance(generator, torch.Generator):
+        return generator
+    if generator is None:
+        generator = int(torch.randint(2**62, ()))
+    seed = check_count("the seed (generator=)", generator, least=0)
+    return torch.Generator(device).manual_seed(seed)
 
 
 def check_kind(name: str, value: Any, kind: type, such_as: str) -> None:
@@ -116,6 +136,15 @@ def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0)
         raise InputError(f"rows are empty: shape {tuple(shape)}")
     if n_features is not None and shape[-1] != n_features:
         raise InputError(f"rows have {shape[-1]} columns, the mixture has n_features={n_features}")
+
+
+def check_leading(shape: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    """Refuse rows `(..., N, D)` whose leading axes do not broadcast to those of the mixtures."""
+    if any(a not in (1, b) for a, b in zip(shape[-3::-1], batch[::-1], strict=False)):
+        raise InputError(
+            f"rows {shape} do not fit a batch of mixtures of shape {tuple(batch)}: give a table "
+            f"(N, D) for all, or {(*batch, 'N', 'D')}"
+        )
 
 
 def check_finite(

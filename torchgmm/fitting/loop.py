@@ -125,7 +125,7 @@ def fit(
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
         batch = Batch(mixture, method, stop or Tolerance(), observers)
         rows = batch.open(data, weights, groups, encoder)
-        drawn = _as_generator(generator)
+        drawn = checks.as_generator(generator)
         if not method.takes_batches:
             settings = {"stop": stop, "n_init": n_init, "observers": observers}
             return one_by_one(fit, mixture, rows, method, init, drawn, settings)
@@ -143,7 +143,7 @@ def fit(
             "the stopping rule": stop,
         }
     )
-    drawn = group.same_generator(_as_generator(generator))
+    drawn = group.same_generator(checks.as_generator(generator))
     problem = Problem(Watched(source, watch), drawn, watch)
     seeding = _seeding(init, mixture, group)
     observers = observers if group.leads else ()
@@ -242,16 +242,6 @@ def _seeding(init: Any, mixture: GaussianMixture, group: Group) -> Seeding:
         own = seeding.parameters.to(torch.float64, mixture.device)
         return Start(own.map(torch.Tensor.detach))
     return seeding
-
-
-def _as_generator(generator: torch.Generator | int | None) -> torch.Generator:
-    if isinstance(generator, torch.Generator):
-        return generator
-    made = torch.Generator()
-    if generator is None:
-        generator = int(torch.randint(2**62, ()))
-    made.manual_seed(checks.check_count("the seed (generator=)", generator, least=0))
-    return made
 
 
 def _caller() -> int:

@@ -53,7 +53,8 @@ class GaussianMixture(Drawing):
         batch_shape: leading axes of independent mixtures, which `fit` takes rows `(*B, N, D)` for.
         dtype: of the tensors; torch's default dtype if not given.
         device: of the tensors.
-        generator: for the start of the means, standard normal, where `n_features` is given.
+        generator: or a seed; for the start of the means, standard normal, where `n_features` is
+            given.
 
     Example:
         >>> import torch, torchgmm as tg
@@ -209,12 +210,7 @@ class GaussianMixture(Drawing):
         self._require_size("log_prob")
         rows = as_tensor(x)
         checks.check_rows(tuple(rows.shape), self.n_features, len(self.batch_shape))
-        leading, batch = rows.shape[:-2], self.batch_shape
-        if any(a not in (1, b) for a, b in zip(leading[::-1], batch[::-1], strict=False)):
-            raise InputError(
-                f"rows {tuple(rows.shape)} do not fit a batch of mixtures of shape {tuple(batch)}: "
-                f"give a table (N, D) for all, or {(*batch, 'N', 'D')}"
-            )
+        checks.check_leading(tuple(rows.shape), self.batch_shape)
         dtype = checks.compute_dtype(rows.dtype, self.dtype)
         if rows.device != self.device and rows.device.type != "cpu":
             raise InputError(f"rows are on {rows.device}, the mixture on {self.device}: move one")

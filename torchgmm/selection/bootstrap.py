@@ -127,7 +127,7 @@ def bootstrap_test(
         checks.check_count("n_init", n_init),
         tol,
         checks.check_count("max_iter", max_iter),
-        _as_generator(generator),
+        checks.as_generator(generator),
     )
     x = _in_memory(data, device)
     if len(x) < 2 * (k + 1):
@@ -258,14 +258,6 @@ class _Fits:
             if not failed and not hollow(ends[b], self.floor, samples[b].covariance()):
                 level[b] = own
         return _Ends(ends, level)
-
-
-def _as_generator(generator: torch.Generator | int | None) -> torch.Generator:
-    if isinstance(generator, torch.Generator):
-        return generator
-    seed = int(torch.randint(2**62, ())) if generator is None else generator
-    made = torch.Generator()
-    return made.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
 
 
 def _in_memory(data: Any, device: Any) -> Tensor:

@@ -298,11 +298,7 @@ def _opened(
             "something that can be read again, such as files or a function that makes the iterator"
         )
     group = current()
-    drawn = generator if isinstance(generator, torch.Generator) else torch.Generator()
-    if not isinstance(generator, torch.Generator):
-        seed = int(torch.randint(2**62, ())) if generator is None else generator
-        drawn.manual_seed(checks.check_count("the seed (generator=)", seed, least=0))
-    drawn = group.same_generator(drawn)
+    drawn = group.same_generator(checks.as_generator(generator))
     place = data.device if isinstance(data, torch.Tensor) else torch.device("cpu")
     place = place if device is None else torch.device(device)
     rows = spread(source, group)  # a process that has none of its own learns their width
