@@ -1,4 +1,4 @@
-"""What a user hands in: rank, size, dtype, finiteness, weights. Each answer names the numbers."""
+"""What a user hands in: rank, size, dtype, finiteness, weights, seeds. Errors name the numbers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "compute_dtype",
     "largest_allowed",
     "numbers_of",
+    "place_of",
 ]
 
 # Sums of squares of whitened rows must stay finite: (1e15 / sqrt(reg_covar))^2 * rows < 3e38.
@@ -252,6 +253,13 @@ def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
             "largest"
         )
     return w
+
+
+def place_of(data: Any, device: torch.device | str | None) -> torch.device:
+    """Where to compute: as asked, else where a tensor is, else on the CPU."""
+    if device is not None:
+        return torch.device(device)
+    return data.device if isinstance(data, Tensor) else torch.device("cpu")
 
 
 def numbers_of(mask: Tensor) -> list[Any]:

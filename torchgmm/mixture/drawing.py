@@ -76,7 +76,7 @@ class Drawing(MixtureTensors):
         self, sample_shape: int | Sequence[int] = (), generator: torch.Generator | int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Independent rows `(*sample_shape, *B, D)` and their components `(*sample_shape, *B)`."""
-        self._require_size("sample")
+        self.require_size("sample")
         wanted = _shape(sample_shape)
         rows, labels = draw(self.as_parameters(), wanted.numel(), generator)
         shape = (*wanted, *self.batch_shape)
@@ -112,7 +112,7 @@ class Drawing(MixtureTensors):
             >>> [tuple(p.grad.shape) for p in mixture.parameters()]
             [(3,), (3, 2), (3, 2, 2)]
         """
-        self._require_size("rsample")
+        self.require_size("rsample")
         wanted = _shape(sample_shape)
         own = self.as_parameters()
         rows = follow(draw(own, wanted.numel(), generator)[0], own)
