@@ -209,8 +209,11 @@ def test_a_warm_start_leaves_the_start_as_it_was():
     new().fit(X, EM(max_iter=3), init=start)
     assert torch.equal(start.means, before)
     mixture = GaussianMixture.from_parameters(start)
-    new().fit(X, EM(max_iter=3), init=mixture.as_parameters())
+    one, other = new(), new()
+    one.fit(X, EM(max_iter=3), init=mixture.as_parameters())
+    other.fit(X, EM(max_iter=3), init=mixture)  # the same
     assert torch.equal(mixture.means.detach(), before)
+    assert torch.equal(one.means, other.means)
 
 
 def test_a_fit_changes_no_global_state():

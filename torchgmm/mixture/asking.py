@@ -28,6 +28,7 @@ def asked_rows(mixture: MixtureTensors, x: Any) -> Tensor:
     mixture.require_size("log_prob")
     rows = as_tensor(x)
     checks.check_rows(tuple(rows.shape), mixture.n_features, len(mixture.batch_shape))
+    checks.check_leading(tuple(rows.shape), mixture.batch_shape)
     dtype = checks.compute_dtype(rows.dtype, mixture.dtype)
     if rows.device != mixture.device and rows.device.type != "cpu":
         raise InputError(f"rows are on {rows.device}, the mixture on {mixture.device}: move one")

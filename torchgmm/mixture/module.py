@@ -49,7 +49,8 @@ class GaussianMixture(Drawing):
         batch_shape: leading axes of independent mixtures, which `fit` takes rows `(*B, N, D)` for.
         dtype: of the tensors; torch's default dtype if not given.
         device: of the tensors.
-        generator: for the start of the means, standard normal, where `n_features` is given.
+        generator: or a seed; for the start of the means, standard normal, where `n_features` is
+            given.
 
     Example:
         >>> import torch, torchgmm as tg
