@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["assign", "kmeans", "kmeans_plus_plus", "one_hot"]
+from .kernels.base import has_triton, one_hot
+
+__all__ = ["assign", "kmeans", "kmeans_plus_plus"]
 
 _CHUNK_BYTES = 32 * 2**20
 _TILE_BYTES = 4 * 2**20  # of distances: they stay in the cache
 _TILE_BYTES_ON_GPU = 128 * 2**20  # a launch, and a look at the labels, want work
+_FUSED_ROWS = 4 * 2**20  # that are sorted at once: some 100 MiB
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -126,6 +129,16 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     near = (centres.double() - origin.double()).to(x.dtype)
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), dtype=x.dtype, device=x.device)
+    if is_fused(x):
+        from .kernels import triton_nearest
+
+        size = max(256, _CHUNK_BYTES // (x.element_size() * x.shape[1]))
+        for part in (slice(s, s + size) for s in range(0, len(x), size)):
+            rows = x[part] - origin
+            label, away = triton_nearest.nearest(rows[None], near[None])
+            labels[part] = label[0]
+            distances[part] = away[0].add_((rows * rows).sum(1)).clamp_min_(0)
+        return labels, distances
     size = max(256, _CHUNK_BYTES // (8 * max(len(centres), x.shape[1])))
     for start in range(0, len(x), size):
         part = slice(start, start + size)
@@ -136,27 +149,46 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return labels, distances
 
 
-def one_hot(gaps: Tensor) -> Tensor:
-    """1 where `gaps (..., K, n)`, at least 0, are 0 over K (of several the first), 0 elsewhere.
-
-    Overwrites them. By arithmetic, which is several times as fast as comparing.
-    """
-    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
-    member = gaps.clamp_(max=least).mul_(-1 / least).add_(1)
-    if not bool((member.sum(-2) == 1).all()):
-        member *= member.cumsum(-2) == 1
-    return member
+def is_fused(x: Tensor) -> bool:
+    """Whether distances to all centres are never stored: on a GPU, where Triton is."""
+    return x.is_cuda and has_triton()
 
 
 def _centroids(x: Tensor, w: Tensor | None, old: Tensor) -> Tensor:
     """Means of the rows nearest to each of the old centres, `(B, K, D)`."""
-    b, k, d = old.shape
+    total, sums = (_fused_sums if is_fused(x) else _sums)(x, w, old.to(x.dtype))
+    centres = sums / total.clamp_min(_TINY).unsqueeze(-1)
+    empty = total <= 0
+    for one in empty.any(-1).nonzero().flatten().tolist():
+        own = None if w is None else w[one]
+        rows = x[0] if _shared(x, old) else x[one]
+        centres[one] = _refilled(rows, own, centres[one], old[one], empty[one])
+    return centres
+
+
+def _fused_sums(x: Tensor, w: Tensor | None, near: Tensor) -> tuple[Tensor, Tensor]:
+    """`_sums` by kernels that sort the rows by their centres."""
+    from .kernels import triton_nearest
+
+    b, n = len(near), x.shape[1]
+    size, found = max(1, _FUSED_ROWS // b), []
+    for part in (slice(s, s + size) for s in range(0, n, size)):
+        rows = x[:, part]
+        label, _ = triton_nearest.nearest(rows, near)
+        own = None if w is None else w[:, part].to(x.dtype)
+        found.append(triton_nearest.cluster_sums(rows, own, label, near.shape[-2]))
+    totals, sums = zip(*found, strict=True)
+    return sum(totals[1:], totals[0]), sum(sums[1:], sums[0])
+
+
+def _sums(x: Tensor, w: Tensor | None, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `(B, K)` and weighted sums `(B, K, D)` of the rows nearest to each centre."""
+    b, k, d = near.shape
     total = torch.zeros(b, k, dtype=torch.float64, device=x.device)
     sums = torch.zeros(b, k, d, dtype=torch.float64, device=x.device)
-    near = old.to(x.dtype)
     norms = (near * near).sum(-1, keepdim=True)
     for sets, part in _tiles(b, x.shape[1], k, x):
-        rows = x[:, part] if _shared(x, old) else x[sets, part]
+        rows = x[:, part] if _shared(x, near) else x[sets, part]
         distances = _products(norms[sets], near[sets], rows)
         member = one_hot(distances.sub_(distances.amin(-2, keepdim=True)))
         if w is not None:
@@ -165,13 +197,7 @@ def _centroids(x: Tensor, w: Tensor | None, old: Tensor) -> Tensor:
         total[sets] += member.sum(-1).double()
         flat = member.reshape(len(rows), -1, member.shape[-1])
         sums[sets] += (flat @ rows).double().view(*member.shape[:2], d)
-    centres = sums / total.clamp_min(_TINY).unsqueeze(-1)
-    empty = total <= 0
-    for one in empty.any(-1).nonzero().flatten().tolist():
-        own = None if w is None else w[one]
-        rows = x[0] if _shared(x, old) else x[one]
-        centres[one] = _refilled(rows, own, centres[one], old[one], empty[one])
-    return centres
+    return total, sums
 
 
 def _refilled(x: Tensor, w: Tensor | None, centres: Tensor, old: Tensor, empty: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ __all__ = [
     "chunk_rows",
     "has_triton",
     "kernels",
+    "one_hot",
     "register",
     "soft_assign",
 ]
@@ -124,6 +125,18 @@ def soft_assign(
     total = r.sum(-2, keepdim=True)
     r.div_(total)
     return r, (total.log_() + top).squeeze(-2)
+
+
+def one_hot(gaps: Tensor) -> Tensor:
+    """1 where `gaps (..., K, n)`, at least 0, are 0 over K (of several the first), 0 elsewhere.
+
+    Overwrites them. By arithmetic, which is several times as fast as comparing.
+    """
+    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
+    member = gaps.clamp_(max=least).mul_(-1 / least).add_(1)
+    if not bool((member.sum(-2) == 1).all()):
+        member *= member.cumsum(-2) == 1
+    return member
 
 
 @functools.cache
