@@ -106,9 +106,12 @@ class _AxisAligned(Family):
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return self.pool(self.join(a * b), 1)
 
-    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+    def estimate(
+        self, moments: Moments, floor: float, central: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        central = self.central(moments) if central is None else central
         shared = moments.first.shape[-1] / moments.second.shape[-1]  # features per variance
-        variance = (self.central(moments) / shared).clamp_min(0) + floor
+        variance = (central / shared).clamp_min(0) + floor
         hopeless = (variance <= 0).any(-1)
         return variance.log() / 2, hopeless
 

@@ -40,6 +40,8 @@ class Family(ABC):
     name: ClassVar[str]
     tied: ClassVar[bool] = False
     n_axes: ClassVar[int]  # axes of one factor: 2 for a matrix, 1 for a vector
+    # whether `whiten` and `scatter` take buffers `(*B, K, n, D)` that lie feature by feature
+    reads_columns: ClassVar[bool] = True
 
     # shapes ---------------------------------------------------------------------------------
 
@@ -143,8 +145,15 @@ class Family(ABC):
         """The family's part of `a b^T` for vectors `(*B, K, D)`, summed over K where tied."""
 
     @abstractmethod
-    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+    def estimate(
+        self, moments: Moments, floor: float, central: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Maximum-likelihood `scale` with `floor` added to the covariances' diagonals.
+
+        Args:
+            moments: of the rows.
+            floor: `reg_covar`.
+            central: of these moments, where it is known.
 
         Returns:
             `scale (*B, H, ...)` in float64 and a mask `(*B, H)` of the covariances that have no

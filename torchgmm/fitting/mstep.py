@@ -81,8 +81,9 @@ def m_step(
         EmptyComponentError: the policy was to raise.
     """
     family = before.family
-    empty, collapsed = rescue.find(moments, family, floor)
-    after, hopeless = maximised(group, moments, family, floor)
+    central = family.central(moments)
+    empty, collapsed = rescue.find(moments, central, family, floor)
+    after, hopeless = maximised(group, moments, family, floor, central)
     if held is None and not holds((empty | collapsed).any() | hopeless.any()):
         return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held

@@ -27,6 +27,7 @@ __all__ = [
     "chunk_rows",
     "has_triton",
     "kernels",
+    "members",
     "one_hot",
     "register",
     "soft_assign",
@@ -132,11 +133,16 @@ def one_hot(gaps: Tensor) -> Tensor:
 
     Overwrites them. By arithmetic, which is several times as fast as comparing.
     """
-    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
-    member = gaps.clamp_(max=least).mul_(-1 / least).add_(1)
+    member = members(gaps)
     if not bool((member.sum(-2) == 1).all()):
         member *= member.cumsum(-2) == 1
     return member
+
+
+def members(gaps: Tensor) -> Tensor:
+    """1 where gaps are 0, 0 elsewhere; overwrites them."""
+    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
+    return gaps.clamp_(max=least).mul_(-1 / least).add_(1)
 
 
 @functools.cache

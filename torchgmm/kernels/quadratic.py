@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..answers import answer, holds
+from ..answers import answer
 from ..covariance import Family
 from ..errors import InputError
 from ..moments import Moments
@@ -37,13 +38,19 @@ class _Limits:
     joint: float
     variance: float
 
-    def allow(self, magnitude: Tensor, dtype: torch.dtype) -> bool:
-        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not."""
+    def allow(self, magnitude: Tensor, dtype: torch.dtype, condition: Tensor | None = None) -> bool:
+        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not.
+
+        And whether the condition `()` holds, if one is given: a GPU is waited for once.
+        """
         eps = torch.finfo(dtype).eps
 
-        def small(joint: Any, variance: Any) -> Any:
-            return (eps * joint <= self.joint) & (eps * variance <= self.variance)
+        def small(joint: Any, variance: Any, *others: Any) -> Any:
+            found = (eps * joint <= self.joint) & (eps * variance <= self.variance)
+            return functools.reduce(lambda one, other: one & (other > 0), others, found)
 
+        if condition is not None:
+            magnitude = torch.cat([magnitude, condition.to(magnitude)[None]])
         return answer(magnitude, small)
 
 
@@ -291,14 +298,7 @@ def _moments(
 
 def _expected(features: Features) -> Tensor:
     """The largest `Features.magnitude` of a component if the rows lie where the parameters say."""
-    p = features.parameters
-    if isinstance(features, Linear):
-        spread = features.whitened.abs() + 1
-    else:
-        unit = p.family.unit_second(torch.ones_like(p.logits), features.d)
-        second = p.family.colour_second(unit, p.family.factor(p.scale))
-        spread = (_variance(features, second) + features.offset.square()).sqrt()
-    return _largest(features, spread)
+    return _largest(features, features.spread())
 
 
 def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits) -> bool:
@@ -313,14 +313,13 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
         spread = mean.abs() + 1
     else:
         spread = (_variance(features, within).clamp_min(0) / n + mean.square()).sqrt()
-    if not limits.allow(_largest(features, spread, present), dtype):
-        return False
     # and whether what is left about the new means stands out of the rounding of what it came from
     heads = present.any(-1, keepdim=True) if family.tied else present
     left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
-    return holds(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
+    stands_out = (lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)
+    return limits.allow(_largest(features, spread, present), dtype, stands_out.all())
 
 
 def _largest(features: Features, spread: Tensor, present: Tensor | None = None) -> Tensor:
