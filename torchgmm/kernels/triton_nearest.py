@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .triton_launch import Tile, cells, interpreted, launch
 
-__all__ = ["cluster_sums", "nearest"]
+__all__ = ["cluster_sums", "joined", "nearest"]
 
 # rows, centres, features of a product; rows that one program sums, at once, and their features
 _TILE, _SUMMED, _AT_ONCE, _FEATURES = Tile((128, 64, 16), 8), 512, 32, 64
@@ -56,20 +56,37 @@ def cluster_sums(
     most = b * n // _SUMMED + every
     owner = torch.searchsorted(tiles[1:], torch.arange(most, device=x.device), right=True)
     weight, sums = x.new_empty(most), x.new_empty(most, d)
-    size = Tile((_AT_ONCE, min(_FEATURES, _power_of_two(d))))
-    if interpreted():  # where a program costs the same for many numbers as for one
-        size = Tile((_SUMMED, _power_of_two(d)))
-    columns = cells(d, size.sizes[1])
+    size = _summing(d)
     strides = (x.stride(0) if len(x) == b > 1 else 0, x.stride(1), x.stride(2))
     weights, stride_w = (weight, 0) if w is None else (w.contiguous(), n)
     arguments = (x, weights, order, edge, tiles, owner, weight, sums, n, every, d, *strides,
                  stride_w if b > 1 else 0, w is not None, _SUMMED)  # fmt: skip
-    launch(sum_tiles, most * columns, x.device, arguments, size)
+    launch(sum_tiles, most * cells(d, size.sizes[1]), x.device, arguments, size)
     total = x.new_empty(b, n_clusters, dtype=torch.float64)
     first = x.new_empty(b, n_clusters, d, dtype=torch.float64)
-    joined = (weight, sums, tiles, total, first, d)
-    launch(join_tiles, every * columns, x.device, joined, size)
+    joined(weight, sums, tiles, total.view(-1), first.view(every, d))
     return total, first
+
+
+def joined(
+    weight: Tensor,  # (tiles,)
+    sums: Tensor,  # (tiles, F)
+    first: Tensor,  # (C + 1,), the first tile of each of C clusters
+    all_weight: Tensor,  # (C,), float64; overwritten
+    all_sums: Tensor,  # (C, F), float64; overwritten
+) -> None:
+    """Sums of tiles for the clusters they belong to, in fixed order."""
+    width = sums.shape[1]
+    size = _summing(width)
+    programs = (len(first) - 1) * cells(width, size.sizes[1])
+    arguments = (weight, sums, first, all_weight, all_sums, width)
+    launch(join_tiles, programs, sums.device, arguments, size)
+
+
+def _summing(width: int) -> Tile:
+    if interpreted():  # where a program costs the same for many numbers as for one
+        return Tile((_SUMMED, _power_of_two(width)))
+    return Tile((_AT_ONCE, min(_FEATURES, _power_of_two(width))))
 
 
 def _power_of_two(size: int) -> int:
