@@ -1,4 +1,4 @@
-"""A device that has no float64 (Apple's): every door says so, before torch fails somewhere inside."""
+"""A device that has no float64 (as Apple's): every door says so, before torch fails inside."""
 
 import pytest
 import torch
