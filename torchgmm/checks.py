@@ -13,6 +13,7 @@ from .errors import InputError
 __all__ = [
     "as_generator",
     "check_count",
+    "check_device",
     "check_finite",
     "check_kind",
     "check_leading",
@@ -29,6 +30,7 @@ __all__ = [
 _LARGEST = {torch.float32: 1e15, torch.float64: 1e140}
 # Weights go into float32 sums with squares of rows; their largest is where those keep their digits.
 _WEIGHTS = (1e-30, 1e30)
+_WITHOUT_FLOAT64 = {"mps"}  # Apple's GPUs
 # Above this float32 no longer holds every integer.
 _EXACT_INTEGERS = 2**24
 
@@ -36,6 +38,19 @@ _EXACT_INTEGERS = 2**24
 def largest_allowed(dtype: torch.dtype) -> float:
     """The largest absolute value that rows computed in `dtype` may have."""
     return _LARGEST[dtype]
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse devices on which nothing can be exact.
+
+    Raises:
+        InputError: the device has no float64, in which parameters are prepared and sums made.
+    """
+    if device.type in _WITHOUT_FLOAT64:
+        raise InputError(
+            f"device {device.type} has no float64, in which covariances are inverted and sums "
+            "made: move mixture and rows to the CPU, .cpu(), or to a CUDA device"
+        )
 
 
 def compute_dtype(rows: torch.dtype, mixture: torch.dtype) -> torch.dtype:

@@ -176,6 +176,7 @@ def _checked(
     family = as_family(covariance)
     check_shapes(means, family, logits=(logits, one_each), scale=(scale, family.scale_shape))
     *batch, _, d = means.shape
+    checks.check_device(x.device)
     checks.check_rows(tuple(x.shape), d, len(batch))
     if x.dim() > 2 and tuple(x.shape[:-2]) != tuple(batch):
         raise InputError(

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from .buffers import room
+from .kernels.base import has_triton, members, one_hot
 
-__all__ = ["assign", "kmeans", "kmeans_plus_plus", "one_hot"]
+__all__ = ["assign", "kmeans", "kmeans_plus_plus"]
 
 _CHUNK_BYTES = 32 * 2**20
 _TILE_BYTES = 4 * 2**20  # of distances: they stay in the cache
 _TILE_BYTES_ON_GPU = 128 * 2**20  # a launch, and a look at the labels, want work
+_FUSED_ROWS = 4 * 2**20  # that are sorted at once: some 100 MiB
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -135,6 +137,16 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     near = (centres.double() - origin.double()).to(x.dtype)
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), dtype=x.dtype, device=x.device)
+    if is_fused(x):
+        from .kernels import triton_nearest
+
+        size = max(256, _CHUNK_BYTES // (x.element_size() * x.shape[1]))
+        for part in (slice(s, s + size) for s in range(0, len(x), size)):
+            rows = x[part] - origin
+            label, away = triton_nearest.nearest(rows[None], near[None])
+            labels[part] = label[0]
+            distances[part] = away[0].add_((rows * rows).sum(1)).clamp_min_(0)
+        return labels, distances
     size = max(256, _CHUNK_BYTES // (8 * max(len(centres), x.shape[1])))
     for start in range(0, len(x), size):
         part = slice(start, start + size)
@@ -143,22 +155,6 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
         distance = cross.add_((near * near).sum(1)).clamp_min_(0)
         torch.min(distance, dim=1, out=(distances[part], labels[part]))
     return labels, distances
-
-
-def one_hot(values: Tensor, best: Tensor) -> Tensor:
-    """1 where `values (..., K, n)` are the `best (..., 1, n)` over K, of several the first; 0 else.
-
-    Overwrites the values.
-    """
-    member = _members(values, best)
-    if not bool((member.sum(-2) == 1).all()):
-        member *= member.cumsum(-2) == 1
-    return member
-
-
-def _members(values: Tensor, best: Tensor) -> Tensor:
-    """The same, and 1 for every one of several."""
-    return torch.eq(values, best, out=values)  # written as numbers: no pass over truth values
 
 
 def _centroids(table: Tensor, summed: Tensor, old: Tensor) -> Tensor:
@@ -171,7 +167,7 @@ def _centroids(table: Tensor, summed: Tensor, old: Tensor) -> Tensor:
     """
     d, near = old.shape[-1], old.to(table.dtype)
     theta = torch.cat([-2 * near, near.square().sum(-1, keepdim=True)], -1)
-    sums = _sums(table, summed, theta, _members)
+    sums = _sums(table, summed, theta, members)
     total = sums[..., d]
     least, count = torch.stack([total.amin(), sums[..., -1].sum()]).tolist()
     if count != len(old) * table.shape[1]:  # a row has two nearest centres: it counts once
@@ -189,12 +185,14 @@ def _centroids(table: Tensor, summed: Tensor, old: Tensor) -> Tensor:
 
 
 def _sums(
-    table: Tensor, summed: Tensor, theta: Tensor, members: Callable[[Tensor, Tensor], Tensor]
+    table: Tensor, summed: Tensor, theta: Tensor, belong: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Sums `(B, K, ...)` of the rows nearest to each centre, in float64.
 
     By a product with one-hot labels: deterministic on a GPU too, where index_add is not.
     """
+    if is_fused(table):
+        return _fused_sums(table, summed, theta)
     b, k, _ = theta.shape
     width = summed.shape[-1]
     sums = torch.zeros(b, k, width, dtype=torch.float64, device=table.device)
@@ -205,8 +203,26 @@ def _sums(
         if space is None:  # of the first tile, the largest
             space = room(len(own) * k * rows.shape[1], table)
         distances = _matmul(own, rows.mT, space)
-        member = members(distances, distances.amin(-2, keepdim=True))
+        member = belong(distances, distances.amin(-2, keepdim=True))
         sums[sets].add_(_matmul(member, values).double())
+    return sums
+
+
+def is_fused(x: Tensor) -> bool:
+    """Whether distances to all centres are never stored: on a GPU, where Triton is."""
+    return x.is_cuda and has_triton()
+
+
+def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor) -> Tensor:
+    """`_sums` by kernels that sort the rows by their centres."""
+    from .kernels import triton_nearest
+
+    (b, k, _), near = theta.shape, -0.5 * theta[..., :-1]
+    sums = torch.zeros(b, k, summed.shape[-1], dtype=torch.float64, device=table.device)
+    size = max(1, _FUSED_ROWS // b)
+    for part in (slice(s, s + size) for s in range(0, table.shape[1], size)):
+        label, _ = triton_nearest.nearest(table[:, part, :-1], near)
+        sums += triton_nearest.cluster_sums(summed[:, part], None, label, k)[1]
     return sums
 
 

@@ -14,13 +14,14 @@ import time
 import torch
 
 from torchgmm import GaussianMixture
-from torchgmm.kernels import triton_run
+from torchgmm.kernels import triton_nearest, triton_run
 from torchgmm.kernels.triton_launch import Tile
 from torchgmm.kernels.triton_run import Launcher, densities
 
 MATRIX = tuple(itertools.product((32, 64, 128), (16, 32), (4, 8)))  # rows, features a time, warps
 PASS = tuple(itertools.product((32, 64, 128), (16, 32, 64), (1, 2, 4), (4, 8)))
 SUMS = tuple(itertools.product((1, 2, 4), (16, 32), (32, 64), (4, 8)))
+NEAREST = tuple(itertools.product((32, 64, 128), (32, 64, 128), (16, 32), (4, 8)))
 MOST = 128 * 128  # numbers of the tile that stays in registers
 
 
@@ -87,6 +88,28 @@ def tune(family, n, k, d, precision, device, repeats, most):
     )
 
 
+def tune_nearest(n, k, d, device, repeats, most):
+    """Tiles of the assignment of k-means: rows, centres, features of a product."""
+    g = torch.Generator().manual_seed(0)
+    x, centres = (torch.randn(1, m, d, generator=g).to(device) for m in (n, k))
+    usual = triton_nearest._TILE
+
+    def timed(tile):
+        triton_nearest._TILE = tile
+        try:
+            return seconds(lambda: triton_nearest.nearest(x, centres), device, repeats)
+        finally:
+            triton_nearest._TILE = usual
+
+    tiles = [Tile((r, c, j), w) for r, c, j, w in NEAREST if r * c <= MOST // 2]
+    took, tile = fastest(tiles[:most], timed)
+    label, _ = triton_nearest.nearest(x, centres)
+    sums = seconds(lambda: triton_nearest.cluster_sums(x, None, label, k), device, repeats)
+    print(
+        f"k-means {n}x{d}-{k}: {tile}; {1000 * took:.3g} ms for labels, {1000 * sums:.3g} for sums"
+    )
+
+
 def main(arguments=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,6 +126,8 @@ def main(arguments=None):
         tune("full", o.rows, o.components, d, precision, device, o.repeats, o.most)
     for d in o.features:
         tune("diagonal", o.rows, o.components, d, "ieee", device, o.repeats, o.most)
+    for d in o.features:
+        tune_nearest(o.rows, o.components, d, device, o.repeats, o.most)
     return 0
 
 

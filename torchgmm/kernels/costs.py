@@ -23,8 +23,8 @@ __all__ = [
 
 _PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
 _ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
-# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row; a feature
-# that is made, and read by two thin products; what a row costs whatever there is to compute.
+# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row; making
+# a feature, which two thin products read; what a row costs whatever there is to compute.
 _SOFT_MAX, _PER_PAIR, _PER_FEATURE, _PER_ROW = 10, 300, 3, 60
 _FEW = 12
 

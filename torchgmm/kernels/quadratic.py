@@ -15,10 +15,9 @@ from ..answers import answer
 from ..buffers import room
 from ..covariance import Family
 from ..errors import InputError
-from ..kmeans import one_hot
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import PRECISIONS, Kernel, can_launch, checked_precision, register, soft_assign
+from .base import PRECISIONS, Kernel, can_launch, checked_precision, one_hot, register, soft_assign
 from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of

@@ -26,6 +26,7 @@ def asked_rows(mixture: MixtureTensors, x: Any) -> Tensor:
         NotSizedError: the mixture does not know its number of features.
     """
     mixture.require_size("log_prob")
+    checks.check_device(mixture.device)
     rows = as_tensor(x)
     checks.check_rows(tuple(rows.shape), mixture.n_features, len(mixture.batch_shape))
     checks.check_leading(tuple(rows.shape), mixture.batch_shape)
