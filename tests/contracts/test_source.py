@@ -21,7 +21,6 @@ from torchgmm.data import (
     ShardSource,
     as_source,
 )
-from torchgmm.data.base import join
 from torchgmm.kernels import as_kernel
 
 N, D = 700, 3
