@@ -127,7 +127,8 @@ def fit(
         drawn = _as_generator(generator)
         if not method.takes_batches:
             told, settings = tuple(observers), {"stop": stop, "n_init": n_init}
-            return one_by_one(fit, mixture, rows, method, init, drawn, told, settings, resume)
+            start = init if isinstance(init, str) else _seeding(init, mixture, ALONE)
+            return one_by_one(fit, mixture, rows, method, start, drawn, told, settings, resume)
         seeding = _seeding(init, mixture, ALONE)
         return _told(batch.fit(rows, seeding, n_init, drawn, resume), method)
     if groups is not None:
