@@ -121,15 +121,17 @@ def fit(
     observers = _checked(method, stop, observers)
     checks.check_count("n_init", n_init)
     if mixture.batch_shape:
-        if resume is not None or state is not None:
+        if state is not None:
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
         batch = Batch(mixture, method, stop or Tolerance(), observers)
         rows = batch.open(data, weights, groups, encoder)
         drawn = checks.as_generator(generator)
         if not method.takes_batches:
-            settings = {"stop": stop, "n_init": n_init, "observers": observers}
-            return one_by_one(fit, mixture, rows, method, init, drawn, settings)
-        return _told(batch.fit(rows, _seeding(init, mixture, ALONE), n_init, drawn), method)
+            told, settings = tuple(observers), {"stop": stop, "n_init": n_init}
+            start = init if isinstance(init, str) else _seeding(init, mixture, ALONE)
+            return one_by_one(fit, mixture, rows, method, start, drawn, told, settings, resume)
+        seeding = _seeding(init, mixture, ALONE)
+        return _told(batch.fit(rows, seeding, n_init, drawn, resume), method)
     if groups is not None:
         raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()
