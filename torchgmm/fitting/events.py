@@ -126,6 +126,10 @@ class FitResult:
         """Components that ended with nothing but the floor for a covariance."""
         return self.history[-1].collapsed if self.history else 0
 
+    def __repr__(self) -> str:
+        """The same at a prompt; what it holds is in the attributes."""
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         """A few words for a log."""
         words = f"{self.status.name}: {self.message}; {self.n_steps} steps, "
@@ -209,7 +213,7 @@ class Histories(Course):
         return self._each[mixture].history
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchResult(FitResult):
     """How the fit of a batch of mixtures went. What a `FitResult` has is of all together here.
 
