@@ -76,7 +76,8 @@ def test_rows_that_cannot_be_scored_are_refused(case):
     mixture = GaussianMixture(2, 2)
     if case == "no columns":
         message = "rows are empty"
-    for question in (mixture.log_prob, mixture.predict, mixture.score, mixture.bic):
+    of_each = () if case == "no rows" else (mixture.log_prob, mixture.predict)
+    for question in (*of_each, mixture.score, mixture.bic, mixture.icl):
         with pytest.raises(InputError, match=message):
             question(rows)
 
