@@ -6,7 +6,16 @@ import torch
 from scipy import sparse
 
 from tests.cases import blobs
-from torchgmm import EM, GaussianMixture, InputError, Progress, TorchGMMError, select
+from torchgmm import (
+    EM,
+    GaussianMixture,
+    Gradient,
+    InputError,
+    OnlineEM,
+    Progress,
+    TorchGMMError,
+    select,
+)
 from torchgmm.fitting import RelativeTolerance, Rescue, Tolerance
 
 ROWS = blobs(60, 2, dtype=torch.float32)
@@ -76,7 +85,8 @@ def test_rows_that_cannot_be_scored_are_refused(case):
     mixture = GaussianMixture(2, 2)
     if case == "no columns":
         message = "rows are empty"
-    for question in (mixture.log_prob, mixture.predict, mixture.score, mixture.bic):
+    of_each = () if case == "no rows" else (mixture.log_prob, mixture.predict)
+    for question in (*of_each, mixture.score, mixture.bic, mixture.icl):
         with pytest.raises(InputError, match=message):
             question(rows)
 
@@ -183,6 +193,8 @@ SETTINGS = {
     "negative floor": (lambda: EM(reg_covar=-1e-3), "reg_covar must be at least 0.*-0.001"),
     "NaN floor": (lambda: EM(reg_covar=float("nan")), "reg_covar.*nan"),
     "a text as floor": (lambda: EM(reg_covar="1"), "reg_covar must be a number.*text '1'"),
+    "a text as exponent": (lambda: OnlineEM(exponent="a"), "exponent must be a number, got 'a'"),
+    "a text as rate": (lambda: Gradient(lr="a"), "lr must be a number, got 'a'"),
     "the name of a method": (
         lambda: fit(method="EM"),
         r"method must be of type Method.*EM\(\), got 'EM'",

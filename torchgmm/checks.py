@@ -125,8 +125,10 @@ def check_real(name: str, value: Any) -> None:
         raise InputError(f"{name} must be a number, got the text {value!r}")
 
 
-def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0) -> None:
-    """Rank and width of rows `(*B, N, D)`.
+def check_rows(
+    shape: tuple[int, ...], n_features: int | None, n_batch: int = 0, *, none: bool = False
+) -> None:
+    """Rank and width of rows `(*B, N, D)`; `none` where no rows at all are rows too.
 
     Raises:
         InputError: wrong rank, no rows, no columns, or not `n_features` columns.
@@ -140,7 +142,7 @@ def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0)
             f"rows must be {wanted}, got shape {tuple(shape)}: flatten the leading axes, "
             "x.flatten(0, -2), or the trailing ones, x.flatten(1)"
         )
-    if 0 in shape:
+    if 0 in (shape[:-2] + shape[-1:] if none else shape):
         raise InputError(f"rows are empty: shape {tuple(shape)}")
     if n_features is not None and shape[-1] != n_features:
         raise InputError(f"rows have {shape[-1]} columns, the mixture has n_features={n_features}")

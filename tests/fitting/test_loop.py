@@ -233,6 +233,14 @@ def test_rows_and_weights_are_left_as_they_were():
     assert torch.equal(w, before[1])
 
 
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_a_result_is_a_line_at_a_prompt(batch):
+    result = tg.GaussianMixture(3, batch_shape=batch).fit(X, EM(max_iter=3), generator=0)
+    assert repr(result) == f"<{type(result).__name__} {result}>"
+    assert "\n" not in repr(result)
+    assert f"{result.seconds:.3g} s" in repr(result)
+
+
 def test_settings_stand_in_the_repr():
     method = EM(max_iter=7, reg_covar=0.5)
     assert "max_iter=7" in repr(method)

@@ -40,7 +40,8 @@ class GaussianMixture(Drawing):
 
     Rows are `(N, D)` (or `(*B, N, D)` with a batch of mixtures): a tensor, or anything that
     `torch.as_tensor` takes. They are computed in torch's promotion of their dtype and the
-    mixture's, integers and half precision in the mixture's. All log-probabilities are in nats.
+    mixture's, integers and half precision in the mixture's. No rows `(0, D)` have as many answers.
+    All log-probabilities are in nats.
 
     Args:
         n_components: K.
