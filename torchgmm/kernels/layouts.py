@@ -15,7 +15,11 @@ from torch import Tensor
 
 from .base import has_triton
 
-__all__ = ["Columns", "Layout", "Rows"]
+__all__ = ["Columns", "Layout", "Rows", "in_slabs"]
+
+# Rows of a slab: enough of them keep a GPU busy where the sums are small, and sums over more wear
+# out in float32.
+_SLAB_ROWS = 2048
 
 
 class Layout(ABC):
@@ -67,7 +71,7 @@ class Layout(ABC):
             from . import triton_product
 
             return triton_product.summed(left, right, self.precision)
-        return left @ right
+        return _by_slabs(left, right) if in_slabs(left.device) else left @ right
 
     @abstractmethod
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:
@@ -76,6 +80,24 @@ class Layout(ABC):
     @abstractmethod
     def sums(self, r: Tensor) -> Tensor:
         """`R phi^T (*B, K, P)` for responsibilities `r (*B, K, n)`."""
+
+
+def in_slabs(device: torch.device) -> bool:
+    """Whether products that sum over rows are made slab by slab, all at once."""
+    return device.type == "cuda"
+
+
+def _by_slabs(left: Tensor, right: Tensor) -> Tensor:
+    """`left (*B, K, n) @ right (*B, n, P)`: slabs in their dtype, joined in float64 in order."""
+    n, p = right.shape[-2:]
+    slabs = n // _SLAB_ROWS
+    whole = slabs * _SLAB_ROWS
+    if not slabs:
+        return (left @ right).double()
+    own = left[..., :whole].view(*left.shape[:-1], slabs, _SLAB_ROWS).transpose(-2, -3)
+    sums = own @ right[..., :whole, :].view(*right.shape[:-2], slabs, _SLAB_ROWS, p)
+    total = sums.sum(-3, dtype=torch.float64)
+    return total if whole == n else total.add_(left[..., whole:] @ right[..., whole:, :])
 
 
 class Rows(Layout):

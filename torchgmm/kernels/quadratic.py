@@ -20,6 +20,7 @@ from .base import PRECISIONS, Kernel, can_launch, checked_precision, one_hot, re
 from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
+from .layouts import in_slabs
 from .memory import spared
 from .turns import turns
 
@@ -169,7 +170,7 @@ class _Chunks:
         numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
         width = numbers * dtype.itemsize
         # sums over more rows than this wear out in float32, unless they are made slab by slab
-        wears = dtype == torch.float32 and precision == "ieee"
+        wears = dtype == torch.float32 and precision == "ieee" and not in_slabs(x.device)
         most = _MOST_ROWS if wears else x.shape[-2]
         self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
         like = torch.empty(0, dtype=dtype, device=x.device)
