@@ -19,14 +19,12 @@ from .tables import Choice, Rows, Table
 
 __all__ = ["ParquetTable"]
 
-# Without a buffer pyarrow reads the whole row group, however large it is.
+# Without a buffer, or with `pre_buffer`, pyarrow reads a whole row group at once, however large
+# it is; and with that a thread of its own reads it, for which the one that decodes waits.
 _BUFFER = 2**18
-# Rows that pyarrow decodes at a time: more cost memory, fewer cost time.
-_DECODED_ROWS = 2**16
-# Rows of a block from which on several threads decode it, and columns' lanes for each: one that
-# begins late, on a core that is not free at once, then has less to do than the others.
-_SHARED_FROM, _LANES = 2**14, 2
-_MOST_THREADS = 8
+# Rows of a block from which on several threads decode it, and lanes for each thread: one that
+# begins late, as its core is not free at once, then has less to do than the others.
+_SHARED_FROM, _MOST_THREADS, _LANES = 2**14, 8, 2
 # Numbers between two columns of a block: an even power of two apart, they would take turns in a
 # few places of the cache.
 _BETWEEN = 16
@@ -39,7 +37,8 @@ class ParquetTable(Table):
 
     Columns of numbers are features; so are columns of lists of equal length (embeddings), with as
     many features as the lists have entries. A missing number is NaN. Blocks lie in memory as the
-    file does, column by column: transposing them would cost as much as decoding.
+    file does, column by column: transposing them would cost as much as decoding. Large ones are
+    decoded by as many threads as torch computes with, each with columns of its own.
     """
 
     decodes = True
@@ -113,7 +112,7 @@ class ParquetTable(Table):
             import pyarrow.parquet as pq
         except ImportError as error:
             raise MissingExtraError("pyarrow", "files", f"reading {self.path.name}") from error
-        return pq.ParquetFile(self.path, metadata=metadata, buffer_size=_BUFFER)
+        return pq.ParquetFile(self.path, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
 
     def _choose(self, schema: Any, choice: Choice) -> None:
         numeric = [f.name for f in schema if _number_type(f.type) is not None]
