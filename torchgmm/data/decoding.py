@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["Lane", "Span", "filled", "is_list", "numbers_in"]
+__all__ = ["Lane", "Span", "filled", "is_list", "numbers_in", "together"]
 
 # Rows that pyarrow decodes at a time: more cost memory, fewer cost time.
 _DECODED_ROWS = 2**16
@@ -22,13 +22,13 @@ class Span:
     """Rows of a file.
 
     Attributes:
-        groups: numbers of the row groups that hold them.
+        groups: numbers of the row groups that hold them; what stands together is opened together.
         skip: rows of these groups that come before the first.
         total: how many.
         rows: how many of them are asked for at a time; the last time maybe fewer.
     """
 
-    groups: Sequence[int]
+    groups: Sequence[Sequence[int]]
     skip: int
     total: int
     rows: int
@@ -73,17 +73,34 @@ class Lane:
 def filled(
     lanes: Sequence[Lane], parts: Sequence[np.ndarray], pool: ThreadPoolExecutor
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """`fill` of every lane at the same time, of the first one in the caller's own thread."""
-    first, *others = zip(lanes, parts, strict=True)
-    under_way = [pool.submit(lane.fill, part) for lane, part in others]
-    return [first[0].fill(first[1]), *(job.result() for job in under_way)]
+    """`Lane.fill` of every lane, as many at a time as there are threads."""
+    if len(lanes) == 1:
+        return [lanes[0].fill(parts[0])]
+    return list(pool.map(Lane.fill, lanes, parts))
+
+
+def together(groups: Sequence[int], edges: Sequence[int]) -> list[list[int]]:
+    """Row groups, small neighbours in one list: to open one costs as much as thousands of rows.
+
+    Large ones stay alone, as pyarrow holds the pages of two when it goes from one to the next.
+
+    Args:
+        groups: their numbers.
+        edges: group `i` has the rows `edges[i]` to `edges[i + 1]`.
+    """
+    lists: list[list[int]] = []
+    for group in groups:
+        if lists and edges[group + 1] - edges[lists[-1][0]] <= _DECODED_ROWS:
+            lists[-1].append(group)
+        else:
+            lists.append([group])
+    return lists
 
 
 def _batches(file: Any, columns: list[str], span: Span) -> Iterator[Any]:
-    """One row group after the other; of several pyarrow would hold the pages of two at a time."""
     rows = min(span.rows, _DECODED_ROWS)
-    for group in span.groups:
-        yield from file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
+    for groups in span.groups:
+        yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
 
 
 def _pieces(batches: Iterator[Any], span: Span) -> Iterator[Any]:

@@ -14,17 +14,17 @@ import torch
 
 from ..errors import InputError, MissingExtraError
 from .arrays import as_tensor
-from .decoding import Lane, Span, filled, is_list, numbers_in
+from .decoding import Lane, Span, filled, is_list, numbers_in, together
 from .tables import Choice, Rows, Table
 
 __all__ = ["ParquetTable"]
 
-# Without a buffer pyarrow reads the whole row group, however large it is.
+# Without a buffer, or with `pre_buffer`, pyarrow reads a whole row group at once, however large
+# it is; and with that a thread of its own reads it, for which the one that decodes waits.
 _BUFFER = 2**18
-# Rows that pyarrow decodes at a time: more cost memory, fewer cost time.
-_DECODED_ROWS = 2**16
-# Blocks smaller than this are decoded by one thread; larger ones by at most so many.
-_LANES_FROM, _MOST_LANES = 2**14, 8
+# Rows of a block from which on several threads decode it, and lanes for each thread: one that
+# begins late, as its core is not free at once, then has less to do than the others.
+_SHARED_FROM, _MOST_THREADS, _LANES = 2**14, 8, 2
 # Numbers between two columns of a block: an even power of two apart, they would take turns in a
 # few places of the cache.
 _BETWEEN = 16
@@ -37,7 +37,8 @@ class ParquetTable(Table):
 
     Columns of numbers are features; so are columns of lists of equal length (embeddings), with as
     many features as the lists have entries. A missing number is NaN. Blocks lie in memory as the
-    file does, column by column: transposing them would cost as much as decoding.
+    file does, column by column: transposing them would cost as much as decoding. Large ones are
+    decoded by as many threads as torch computes with, each with columns of its own.
     """
 
     decodes = True
@@ -61,11 +62,13 @@ class ParquetTable(Table):
         if not groups:
             return
         rows = min(rows, stop - start)
-        lanes = self._lane_edges(rows)
-        span = Span(groups, start - self._edges[groups[0]], stop - start, rows)
+        n_threads = min(torch.get_num_threads(), _MOST_THREADS) if rows >= _SHARED_FROM else 1
+        lanes = self._lane_edges(n_threads)
+        skip = start - self._edges[groups[0]]
+        span = Span(together(groups, self._edges), skip, stop - start, rows)
         with ExitStack() as opened:
             readers = self._lanes(lanes, span, opened)
-            pool = opened.enter_context(ThreadPoolExecutor(len(readers)))
+            pool = opened.enter_context(ThreadPoolExecutor(n_threads))
             features = [self._first_feature[i] for i in lanes]
             for at in range(start, stop, rows):
                 x = self._room(min(rows, stop - at))
@@ -78,10 +81,10 @@ class ParquetTable(Table):
     def units(self, rows: int) -> list[tuple[int, int]]:
         return [(a, b) for a, b in pairwise(self._edges) if a < b]
 
-    def _lane_edges(self, rows: int) -> list[int]:
+    def _lane_edges(self, n_threads: int) -> list[int]:
         """Numbers of the columns with which lanes begin, and where the last one ends."""
         width = len(self.feature_columns)
-        count = min(width, torch.get_num_threads(), _MOST_LANES) if rows >= _LANES_FROM else 1
+        count = min(width, _LANES * n_threads) if n_threads > 1 else 1
         return [width * i // count for i in range(count + 1)]
 
     def _lanes(self, edges: list[int], span: Span, opened: ExitStack) -> list[Lane]:
@@ -109,7 +112,7 @@ class ParquetTable(Table):
             import pyarrow.parquet as pq
         except ImportError as error:
             raise MissingExtraError("pyarrow", "files", f"reading {self.path.name}") from error
-        return pq.ParquetFile(self.path, metadata=metadata, buffer_size=_BUFFER)
+        return pq.ParquetFile(self.path, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
 
     def _choose(self, schema: Any, choice: Choice) -> None:
         numeric = [f.name for f in schema if _number_type(f.type) is not None]
