@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..moments import Moments
 from .base import Family
 
-__all__ = ["Floor", "RelativeFloor", "check_floor", "floor_of"]
+__all__ = ["Floor", "RelativeFloor", "absolute", "check_floor", "floor_of"]
 
 # A variance below this share of the squared mean is rounding, even of sums in float64.
 _ROUNDING = 1e-20
@@ -92,3 +92,17 @@ def check_floor(value: Any) -> None:
 def floor_of(floor: Floor | Tensor, moments: Moments, family: Family) -> float | Tensor:
     """What is added to variances of these rows: one number, or one per feature `(*B, 1, D)`."""
     return floor.of(moments, family) if isinstance(floor, RelativeFloor) else floor
+
+
+def absolute(floor: Floor) -> float:
+    """A floor that is a number, for methods whose M-step sees no moments of all rows.
+
+    Raises:
+        InputError: a relative one.
+    """
+    if isinstance(floor, RelativeFloor):
+        raise InputError(
+            "a relative floor follows the moments of all rows, which gradients do not sum: give "
+            "reg_covar a number and scale the columns, or use EM or OnlineEM"
+        )
+    return floor
