@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_device
 from ..covariance import Family, as_family
 from ..errors import InputError
 from ..mixture import GaussianMixture
@@ -34,8 +35,10 @@ M = TypeVar("M", GaussianMixture, Parameters)
 def exact(mixture: Mixture) -> Parameters:
     """The mixture's numbers in float64, attached to autograd."""
     if isinstance(mixture, GaussianMixture):
+        check_device(mixture.device)
         return mixture.as_parameters(torch.float64)
     if isinstance(mixture, Parameters):
+        check_device(mixture.means.device)
         return mixture.to(torch.float64)
     raise InputError(
         f"a mixture is needed, a GaussianMixture or Parameters, got {type(mixture).__name__}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..answers import Answers, guessing
-from ..checks import check_count
+from ..checks import check_count, check_real
 from ..collective import Group
 from ..covariance import Floor, check_floor
 from ..data import Block, Groups, Source
@@ -45,7 +45,10 @@ class Status(Enum):
     STALLED = "the log-likelihood has not risen for many steps: more will not help"
     ENDED = "the stream of rows has ended"
     SINGULAR = "a covariance has lost its spread, and there is no floor: the last good step is kept"
-    DIVERGED = "the sums are no longer finite: the last good step is kept; rescale the columns"
+    DIVERGED = (
+        "the sums are no longer finite: the last good step is kept; rescale the columns, or, of a "
+        "gradient fit, lower lr"
+    )
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,11 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing, as far as all methods have them."""
+        settings: dict[str, Any] = getattr(self, "__dataclass_fields__", {})
+        for name, setting in settings.items():
+            value = getattr(self, name)
+            if setting.type in ("float", "float | None") and value is not None:
+                check_real(name, value)
         check_count("max_iter", self.max_iter, least=0)
         check_floor(self.reg_covar)
         check_count("check_every", self.check_every)

@@ -111,7 +111,7 @@ class Histories(Course):
         return self.each[mixture].history
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BatchResult(FitResult):
     """How the fit of a batch of mixtures went. What a `FitResult` has is of all together here.
 

@@ -128,6 +128,10 @@ class FitResult:
         """Components that ended with nothing but the floor for a covariance."""
         return self.history[-1].collapsed if self.history else 0
 
+    def __repr__(self) -> str:
+        """The same at a prompt; what it holds is in the attributes."""
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         """A few words for a log."""
         words = f"{self.status.name}: {self.message}; {self.n_steps} steps, "

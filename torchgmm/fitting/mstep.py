@@ -169,14 +169,15 @@ def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
             return Tentative(math.nan, rows, kernel=kernel, numbers=numbers)
         read = numbers.tolist()  # at once: a GPU is waited for once
         return Step(read[0], rows, 0.0, int(read[1]), int(read[2]), kernel)
-    rescues, collapses = after.rescued.sum(-1).cpu(), after.collapsed.sum(-1).cpu()
+    numbers = torch.stack([level, after.rescued.sum(-1), after.collapsed.sum(-1)]).cpu()
+    level, (rescues, collapses) = numbers[0], numbers[1:].long()
     return BatchStep(
         float(level.nanmean()),
         rows,
         rescued=int(rescues.sum()),
         collapsed=int(collapses.sum()),
         kernel=kernel,
-        levels=level.cpu(),
+        levels=level,
         rescues=rescues,
         collapses=collapses,
         failed=None if after.failed is None else after.failed.cpu(),

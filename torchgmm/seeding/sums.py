@@ -113,7 +113,12 @@ def first_parameters(
 
 
 def maximum(moments: Moments, family: Family, floor: Floor | Tensor) -> Parameters:
-    """The M-step of a start; a covariance without spread and floor is an error."""
+    """The M-step of a start; sums out of range, or a covariance without spread, are errors."""
+    if not moments.is_finite():
+        raise InputError(
+            "the sums of the rows for a start are not finite: rows or their weights are so large, "
+            "or all weights so small, that they are out of range: rescale them"
+        )
     parameters, hopeless = from_moments(moments, family, floor)
     if bool(hopeless.any()):
         raise SingularCovarianceError(numbers_of(hopeless))

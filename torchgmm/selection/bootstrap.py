@@ -48,6 +48,10 @@ class BootstrapTest:
         sound = self.replicates[~self.replicates.isnan()]
         return (1 + int((sound >= self.statistic).sum())) / (1 + len(sound))
 
+    def __repr__(self) -> str:
+        """The same at a prompt; what it holds is in the attributes."""
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         """The verdict in a line."""
         k = self.null.n_components
