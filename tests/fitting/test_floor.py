@@ -186,7 +186,7 @@ def test_a_share_is_above_0(share):
 
 @pytest.mark.parametrize("value", ["1e-6", None, -1.0, math.nan, math.inf, torch.ones(3)])
 def test_other_floors_are_refused(value):
-    with pytest.raises(InputError, match="reg_covar must be at least 0 and finite, or a Relative"):
+    with pytest.raises(InputError, match=r"reg_covar must be (a number|at least 0)"):
         EM(reg_covar=value)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import check_real
 from ..errors import InputError
 from ..moments import Moments
 from .base import Family
@@ -83,9 +83,10 @@ def check_floor(value: Any) -> None:
     """`reg_covar`: a number of at least 0, finite, or a relative floor."""
     if isinstance(value, RelativeFloor):
         return
-    if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+    check_real("reg_covar", value)
+    if not 0 <= value < float("inf"):
         raise InputError(
-            f"reg_covar must be at least 0 and finite, or a RelativeFloor, got {value!r}"
+            f"reg_covar must be at least 0 and finite, or a RelativeFloor, got {value}"
         )
 
 
