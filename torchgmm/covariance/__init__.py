@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .axis_aligned import Diagonal, Spherical, TiedDiagonal, TiedSpherical
 from .base import Family, as_family, families
-from .floor import Floor, RelativeFloor, check_floor, floor_of
+from .floor import Floor, RelativeFloor, absolute, check_floor, floor_of
 from .full import Full, Tied
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Tied",
     "TiedDiagonal",
     "TiedSpherical",
+    "absolute",
     "as_family",
     "check_floor",
     "families",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import check_real
 from ..errors import InputError
 from ..moments import Moments
 from .base import Family
 
-__all__ = ["Floor", "RelativeFloor", "check_floor", "floor_of"]
+__all__ = ["Floor", "RelativeFloor", "absolute", "check_floor", "floor_of"]
 
 # A variance below this share of the squared mean is rounding, even of sums in float64.
 _ROUNDING = 1e-20
@@ -83,12 +83,27 @@ def check_floor(value: Any) -> None:
     """`reg_covar`: a number of at least 0, finite, or a relative floor."""
     if isinstance(value, RelativeFloor):
         return
-    if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+    check_real("reg_covar", value)
+    if not 0 <= value < float("inf"):
         raise InputError(
-            f"reg_covar must be at least 0 and finite, or a RelativeFloor, got {value!r}"
+            f"reg_covar must be at least 0 and finite, or a RelativeFloor, got {value}"
         )
 
 
 def floor_of(floor: Floor | Tensor, moments: Moments, family: Family) -> float | Tensor:
     """What is added to variances of these rows: one number, or one per feature `(*B, 1, D)`."""
     return floor.of(moments, family) if isinstance(floor, RelativeFloor) else floor
+
+
+def absolute(floor: Floor) -> float:
+    """A floor that is a number, for methods whose M-step sees no moments of all rows.
+
+    Raises:
+        InputError: a relative one.
+    """
+    if isinstance(floor, RelativeFloor):
+        raise InputError(
+            "a relative floor follows the moments of all rows, which gradients do not sum: give "
+            "reg_covar a number and scale the columns, or use EM or OnlineEM"
+        )
+    return floor

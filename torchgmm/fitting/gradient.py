@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..checks import check_count
-from ..covariance import Floor, RelativeFloor
+from ..covariance import Floor, absolute
 from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -67,7 +67,7 @@ class Gradient(Method):
             random starts (`init="random_from_data"`), so that they do without k-means.
         first_beta: beta of the first tempered pass.
         rows_per_step: rows of one step; a whole pass if not given. Endless streams need it.
-        reg_covar: the floor.
+        reg_covar: the floor, a number.
         rescue: the policy for components that empty or collapse, looked for after each pass.
         kernel: how the E-step is computed.
 
@@ -97,17 +97,9 @@ class Gradient(Method):
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
 
-    @property
-    def _floor(self) -> float:
-        return cast(float, self.reg_covar)  # as others are refused at the door
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.reg_covar, RelativeFloor):
-            raise InputError(
-                "a relative floor follows the moments of all rows, which gradients do not sum: "
-                "give reg_covar a number, in units of the scaled columns, or use EM or OnlineEM"
-            )
+        absolute(self.reg_covar)
         check_count("annealing", self.annealing, least=0)
         for name, value in ("batch_size", self.batch_size), ("rows_per_step", self.rows_per_step):
             if value is not None and (name, value) != ("batch_size", "all"):
@@ -172,6 +164,10 @@ class Gradient(Method):
         return min(known, default=None)
 
     # the optimiser --------------------------------------------------------------------------------
+
+    @property
+    def _floor(self) -> float:
+        return absolute(self.reg_covar)
 
     @property
     def _whole(self) -> bool:
