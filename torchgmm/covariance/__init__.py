@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from .axis_aligned import Diagonal, Spherical, TiedDiagonal, TiedSpherical
 from .base import Family, as_family, families
+from .common_axes import CommonAxes
 from .full import Full, Tied
 
 __all__ = [
+    "CommonAxes",
     "Diagonal",
     "Family",
     "Full",

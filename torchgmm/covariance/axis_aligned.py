@@ -74,6 +74,13 @@ class _AxisAligned(Family):
         vector = self.lift(covariances).log() / 2
         return vector.unsqueeze(-2) if self.tied else vector
 
+    def by_scale(self, excess: Tensor, scale: Tensor) -> Tensor:
+        return excess  # a factor's derivative by its own log is the factor
+
+    def rounded(self, scale: Tensor, share: Tensor, variance: Tensor) -> Tensor:
+        share, variance = share.unsqueeze(-1), variance.unsqueeze(-1)
+        return ((1 - share) * (2 * scale).exp() + share * variance).log() / 2
+
     def whitener(self, scale: Tensor) -> Tensor:
         return (-scale).exp().unsqueeze(-2)  # (*B, H, 1, D)
 
@@ -105,7 +112,9 @@ class _AxisAligned(Family):
     def outer(self, a: Tensor, b: Tensor) -> Tensor:
         return self.pool(self.join(a * b), 1)
 
-    def estimate(self, moments: Moments, floor: float) -> tuple[Tensor, Tensor]:
+    def estimate(
+        self, moments: Moments, floor: float, before: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         shared = moments.first.shape[-1] / moments.second.shape[-1]  # features per variance
         variance = (self.central(moments) / shared).clamp_min(0) + floor
         hopeless = (variance <= 0).any(-1)
