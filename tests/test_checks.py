@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from torchgmm import InputError
-from torchgmm.checks import check_count, check_finite, check_rows, check_weights, compute_dtype
+from torchgmm.checks import (
+    as_generator,
+    check_count,
+    check_finite,
+    check_rows,
+    check_weights,
+    compute_dtype,
+    place_of,
+)
 
 F16, B16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 MEETINGS = [
@@ -90,3 +98,21 @@ def test_weights_become_float64_and_lose_their_gradients():
     assert check_weights(np.array([1, 2], dtype=">f4"), 2).tolist() == [1, 2]
     assert check_weights(np.arange(4)[::-1][:2], 2).tolist() == [3, 2]
     assert check_weights((True, False), 2).tolist() == [1, 0]
+
+
+def test_a_seed_becomes_a_generator_and_a_generator_stays_itself():
+    given = torch.Generator()
+    assert as_generator(given) is given
+    assert as_generator(7).initial_seed() == 7
+    torch.manual_seed(0)
+    first = as_generator(None).initial_seed()
+    torch.manual_seed(0)
+    assert as_generator(None).initial_seed() == first  # torch's own seed decides
+    with pytest.raises(InputError, match=r"the seed \(generator=\).*-1"):
+        as_generator(-1)
+
+
+def test_rows_are_computed_where_they_are_unless_asked_otherwise():
+    assert place_of([[0.0]], None) == torch.device("cpu")
+    assert place_of(torch.empty(1, device="meta"), None) == torch.device("meta")
+    assert place_of(torch.empty(1), "meta") == torch.device("meta")

@@ -134,7 +134,7 @@ def test_sources_give_what_the_array_gives(tmp_path, criterion, monkeypatch):
     x = mixture.sample((900,))
     np.save(tmp_path / "rows.npy", x.numpy())
     whole = tg.cluster(mixture, x, criterion=criterion)
-    monkeypatch.setattr("torchgmm.clusters._KEPT", 0)  # nothing is kept: every pass reads
+    monkeypatch.setattr("torchgmm.clusters.doubt._KEPT", 0)  # nothing is kept: every pass reads
     for data in (tmp_path / "rows.npy", lambda: iter(x.split(70)), x):
         found = tg.cluster(mixture, data, criterion=criterion)
         assert found.joined == whole.joined

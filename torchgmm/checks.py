@@ -1,4 +1,4 @@
-"""What a user hands in: rank, size, dtype, finiteness, weights. Each answer names the numbers."""
+"""What a user hands in: rank, size, dtype, finiteness, weights, seeds. Errors name the numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from .errors import InputError
 
 __all__ = [
+    "as_generator",
     "check_count",
     "check_finite",
     "check_floor",
@@ -19,6 +20,7 @@ __all__ = [
     "compute_dtype",
     "largest_allowed",
     "numbers_of",
+    "place_of",
 ]
 
 # Sums of squares of whitened rows must stay finite: (1e15 / sqrt(reg_covar))^2 * rows < 3e38.
@@ -181,6 +183,25 @@ def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
     if not part and not float(w.sum()) > 0:
         raise InputError(f"all {n_rows} weights are zero: nothing is left to fit or score")
     return w
+
+
+def as_generator(generator: torch.Generator | int | None) -> torch.Generator:
+    """A generator on the CPU: the one given, one of this seed, or one of a seed that torch draws.
+
+    Raises:
+        InputError: a seed that is none.
+    """
+    if isinstance(generator, torch.Generator):
+        return generator
+    seed = int(torch.randint(2**62, ())) if generator is None else generator
+    return torch.Generator().manual_seed(check_count("the seed (generator=)", seed, least=0))
+
+
+def place_of(data: Any, device: torch.device | str | None) -> torch.device:
+    """Where to compute: as asked, else where a tensor is, else on the CPU."""
+    if device is not None:
+        return torch.device(device)
+    return data.device if isinstance(data, Tensor) else torch.device("cpu")
 
 
 def numbers_of(mask: Tensor) -> list[Any]:

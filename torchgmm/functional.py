@@ -18,7 +18,7 @@ from .covariance import Family, as_family
 from .errors import InputError
 from .kernels import full_precision, is_traced, joint_log_prob
 from .kernels import log_prob as differentiable_log_prob
-from .parameters import Parameters
+from .parameters import Parameters, check_shapes, one_each
 
 __all__ = [
     "MixtureTensors",
@@ -174,18 +174,8 @@ def _checked(
     x: Any, logits: Tensor, means: Tensor, scale: Tensor, covariance: str | Family
 ) -> tuple[Tensor, Parameters]:
     family = as_family(covariance)
-    if means.dim() < 2:
-        raise InputError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
-    *batch, k, d = means.shape
-    for name, given, shape in (
-        ("logits", logits, (*batch, k)),
-        ("scale", scale, (*batch, *family.scale_shape(k, d))),
-    ):
-        if tuple(given.shape) != shape:
-            raise InputError(
-                f"{name} must have shape {shape} to go with means {tuple(means.shape)} and "
-                f"{family.name} covariances, got {tuple(given.shape)}"
-            )
+    check_shapes(means, family, logits=(logits, one_each), scale=(scale, family.scale_shape))
+    *batch, _, d = means.shape
     checks.check_rows(tuple(x.shape), d, len(batch))
     if x.dim() > 2 and tuple(x.shape[:-2]) != tuple(batch):
         raise InputError(

@@ -6,7 +6,7 @@ Rows are `(N, D)`, or `(B, N, D)` for B data sets at once; these know nothing of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -99,9 +99,15 @@ def kmeans(
     centres = centres - origin
     some = None if w is None else w[: len(table)]
     least = tol * _mean(table * table, some).mean(-1).expand(len(x))
+    # a column of ones makes one product of distances with norms, and of sums with counts
+    ones = table.new_ones(*table.shape[:-1], 1)
+    table = torch.cat([table, ones], -1)
+    summed = table
+    if some is not None:
+        summed = torch.cat([table * some.to(table.dtype).unsqueeze(-1), ones], -1)
     found, active = centres.clone(), torch.arange(len(x), device=x.device)
     for _ in range(max_iter):
-        moved = _centroids(table, w, centres)
+        moved = _centroids(table, summed, centres)
         goes_on = ((moved - centres) ** 2).sum((-2, -1)) > least
         centres = moved
         if not bool(goes_on.all()):
@@ -109,8 +115,9 @@ def kmeans(
             if not bool(goes_on.any()):
                 break
             active, centres, least = active[goes_on], centres[goes_on], least[goes_on]
-            table = table if _shared(table, goes_on) else table[goes_on]
-            w = None if w is None else w[goes_on]
+            if not _shared(table, goes_on):
+                same, table = summed is table, table[goes_on]
+                summed = table if same else summed[goes_on]
     else:
         found[active] = centres
     return found + origin
@@ -141,42 +148,73 @@ def one_hot(gaps: Tensor) -> Tensor:
 
     Overwrites them. By arithmetic, which is several times as fast as comparing.
     """
-    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
-    member = gaps.clamp_(max=least).mul_(-1 / least).add_(1)
+    member = _members(gaps)
     if not bool((member.sum(-2) == 1).all()):
         member *= member.cumsum(-2) == 1
     return member
 
 
-def _centroids(x: Tensor, w: Tensor | None, old: Tensor) -> Tensor:
-    """Means of the rows nearest to each of the old centres, `(B, K, D)`."""
-    b, k, d = old.shape
-    total = torch.zeros(b, k, dtype=torch.float64, device=x.device)
-    sums = torch.zeros(b, k, d, dtype=torch.float64, device=x.device)
-    near = old.to(x.dtype)
-    norms = (near * near).sum(-1, keepdim=True)
-    for sets, part in _tiles(b, x.shape[1], k, x):
-        rows = x[:, part] if _shared(x, old) else x[sets, part]
-        distances = _products(norms[sets], near[sets], rows)
-        member = one_hot(distances.sub_(distances.amin(-2, keepdim=True)))
-        if w is not None:
-            member *= w[sets, part].to(x.dtype).unsqueeze(-2)
-        # a product with the one-hot labels: deterministic on a GPU too, where index_add is not
-        total[sets] += member.sum(-1).double()
-        flat = member.reshape(len(rows), -1, member.shape[-1])
-        sums[sets] += (flat @ rows).double().view(*member.shape[:2], d)
-    centres = sums / total.clamp_min(_TINY).unsqueeze(-1)
-    empty = total <= 0
-    for one in empty.any(-1).nonzero().flatten().tolist():
-        own = None if w is None else w[one]
-        rows = x[0] if _shared(x, old) else x[one]
-        centres[one] = _refilled(rows, own, centres[one], old[one], empty[one])
+def _members(gaps: Tensor) -> Tensor:
+    """1 where gaps are 0, 0 elsewhere; overwrites them."""
+    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
+    return gaps.clamp_(max=least).mul_(-1 / least).add_(1)
+
+
+def _centroids(table: Tensor, summed: Tensor, old: Tensor) -> Tensor:
+    """Means of the rows nearest to each of the old centres, `(B, K, D)`.
+
+    Args:
+        table: rows with a one behind, `(B, N, D + 1)`.
+        summed: weighted rows, their weights and ones, `(B, N, D + 2)`; the table, if all weigh 1.
+        old: centres `(B, K, D)`.
+    """
+    d, near = old.shape[-1], old.to(table.dtype)
+    theta = torch.cat([-2 * near, near.square().sum(-1, keepdim=True)], -1)
+    sums = _sums(table, summed, theta, _members)
+    total = sums[..., d]
+    least, count = torch.stack([total.amin(), sums[..., -1].sum()]).tolist()
+    if count != len(old) * table.shape[1]:  # a row has two nearest centres: it counts once
+        sums = _sums(table, summed, theta, one_hot)
+        total = sums[..., d]
+        least = float(total.amin())
+    centres = sums[..., :d] / total.clamp_min(_TINY).unsqueeze(-1)
+    if least <= 0:
+        empty = total <= 0
+        for one in empty.any(-1).nonzero().flatten().tolist():
+            own = summed[0] if _shared(summed, old) else summed[one]
+            rows = table[0] if _shared(table, old) else table[one]
+            centres[one] = _refilled(rows[:, :d], own[:, d], centres[one], old[one], empty[one])
     return centres
 
 
-def _refilled(x: Tensor, w: Tensor | None, centres: Tensor, old: Tensor, empty: Tensor) -> Tensor:
+def _sums(
+    table: Tensor, summed: Tensor, theta: Tensor, members: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Sums `(B, K, ...)` of the rows nearest to each centre, in float64.
+
+    By a product with one-hot labels: deterministic on a GPU too, where index_add is not.
+    """
+    b, k, _ = theta.shape
+    width = summed.shape[-1]
+    sums = torch.zeros(b, k, width, dtype=torch.float64, device=table.device)
+    for sets, part in _tiles(b, table.shape[1], k, table):
+        rows, values = (t[:, part] if _shared(t, theta) else t[sets, part] for t in (table, summed))
+        distances = _matmul(theta[sets], rows.mT)
+        member = members(distances.sub_(distances.amin(-2, keepdim=True)))
+        sums[sets].add_(_matmul(member, values).double())
+    return sums
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """`left (B, K, n) @ right (B | 1, n, m)`: one product, where all data sets are one."""
+    if not _shared(right, left):
+        return torch.bmm(left, right)
+    return torch.mm(left.reshape(-1, left.shape[-1]), right[0]).view(*left.shape[:2], -1)
+
+
+def _refilled(x: Tensor, w: Tensor, centres: Tensor, old: Tensor, empty: Tensor) -> Tensor:
     _, distances = assign(x, old)
-    reach = distances if w is None else distances * (w > 0)
+    reach = distances * (w > 0)
     moved = empty.nonzero().squeeze(1)[: len(x)]  # more clusters than rows: the rest stay
     centres = torch.where(empty.unsqueeze(-1), old, centres)
     centres[moved] = x[reach.topk(len(moved)).indices].double()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .answers import holds
+
 __all__ = [
     "at_rounding",
     "cholesky",
@@ -37,14 +39,13 @@ def cholesky(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
         The factor `(..., D, D)` and a mask `(...)` of matrices that are singular and have no floor,
         whose factor is meaningless.
     """
-    size = matrix.shape[-1]
-    eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
-    matrix = symmetric(matrix) + floor * eye
+    matrix = symmetric(matrix)
+    matrix.diagonal(dim1=-2, dim2=-1).add_(floor)
     factor, info = torch.linalg.cholesky_ex(matrix)
     broken = info != 0
     if floor == 0:
         return factor, broken | at_rounding(matrix)
-    if bool(broken.any()):
+    if holds(broken.any()):
         factor = factor.index_put((broken,), _clip_eigenvalues(matrix[broken], floor))
     return factor, torch.zeros_like(broken)
 
@@ -80,20 +81,22 @@ def lower_factor(rows: Tensor) -> Tensor:
 def inverse_tril(factor: Tensor) -> Tensor:
     """Inverse of lower-triangular `factor (..., D, D)`."""
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    inverse: Tensor = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
     return inverse
 
 
 def from_log_cholesky(raw: Tensor) -> Tensor:
     """Lower factor from its unconstrained form: strict lower part as it is, diagonal as its log."""
-    diagonal = raw.diagonal(dim1=-2, dim2=-1).exp()
-    return raw.tril(-1) + torch.diag_embed(diagonal)
+    factor = raw.tril()
+    factor.diagonal(dim1=-2, dim2=-1).exp_()
+    return factor
 
 
 def to_log_cholesky(factor: Tensor) -> Tensor:
     """The inverse of `from_log_cholesky`."""
-    diagonal = factor.diagonal(dim1=-2, dim2=-1).log()
-    return factor.tril(-1) + torch.diag_embed(diagonal)
+    raw = factor.tril()
+    raw.diagonal(dim1=-2, dim2=-1).log_()
+    return raw
 
 
 def positive(values: Tensor) -> bool:

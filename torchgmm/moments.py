@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .answers import answer
 
 __all__ = ["Moments"]
 
@@ -90,7 +91,8 @@ class Moments:
         """Whether every sum is finite."""
         sums = (self.weight, self.first, self.second, self.log_prob)
         # NaN and infinities come through sums, so one number tells, and is waited for, as a rule
-        if math.isfinite(float(torch.stack([t.sum() for t in sums]).sum())):
+        total = torch.stack([t.sum() for t in sums]).sum(0, keepdim=True)
+        if answer(total, _is_finite):
             return True
         return all(bool(torch.isfinite(t).all()) for t in sums)
 
@@ -99,6 +101,10 @@ class Moments:
         sums = (self.weight, self.first, self.second, self.log_prob)
         flat = [torch.isfinite(t).reshape(len(t), -1).all(-1) for t in sums]
         return torch.stack(flat).all(0)
+
+
+def _is_finite(number: Any) -> Any:
+    return number - number == 0  # of a float as of a tensor
 
 
 _FIELDS = ("weight", "first", "second", "log_prob", "rows", "frame")

@@ -14,7 +14,19 @@ from .covariance import Family, as_family
 from .errors import InputError
 from .moments import Moments
 
-__all__ = ["Parameters", "filled_up", "from_moments", "stacked", "to_moments", "without_absent"]
+__all__ = [
+    "Parameters",
+    "check_shapes",
+    "concatenated",
+    "filled_up",
+    "from_moments",
+    "one_each",
+    "stacked",
+    "to_moments",
+    "without_absent",
+]
+
+_Shape = Callable[[int, int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -120,22 +132,11 @@ class Parameters:
                 to one, covariances that are none.
         """
         family = as_family(covariance)
-        if means.dim() < 2:
-            raise InputError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
-        *batch, k, d = means.shape
-        for name, given, shape in (
-            ("weights", weights, (*batch, k)),
-            ("covariances", covariances, (*batch, *family.covariance_shape(k, d))),
-        ):
-            if tuple(given.shape) != tuple(shape):
-                raise InputError(
-                    f"{name} must have shape {tuple(shape)} to go with means {tuple(means.shape)} "
-                    f"and {family.name} covariances, got {tuple(given.shape)}"
-                )
+        wanted = family.covariance_shape
+        check_shapes(means, family, weights=(weights, one_each), covariances=(covariances, wanted))
+        for name, given in ("weights", weights), ("covariances", covariances), ("means", means):
             if not bool(torch.isfinite(given).all()):
                 raise InputError(f"{name} hold NaN or infinite values")
-        if not bool(torch.isfinite(means).all()):
-            raise InputError("means hold NaN or infinite values")
         total = weights.sum(-1)
         # float32 weights as somebody printed or stored them sum to one within about 1e-6 * K
         if bool((weights < 0).any()) or bool(((total - 1).abs() > 1e-3).any()):
@@ -143,7 +144,36 @@ class Parameters:
                 f"weights must be at least 0 and sum to 1, got a least of {float(weights.min()):g} "
                 f"and a sum of {float(total.flatten()[(total - 1).abs().argmax()]):g}"
             )
-        return cls(weights.log(), means, family.from_covariances(covariances, d), family)
+        scale = family.from_covariances(covariances, means.shape[-1])
+        return cls(weights.log(), means, scale, family)
+
+
+def one_each(n_components: int, n_features: int) -> tuple[int, ...]:
+    """The shape of what is one number per component, such as weights."""
+    return (n_components,)
+
+
+def check_shapes(means: Tensor, family: Family, **others: tuple[Tensor, _Shape]) -> None:
+    """Refuse tensors that do not describe one batch of mixtures.
+
+    Args:
+        means: `(*B, K, D)`.
+        family: of the covariances.
+        others: by their name, tensors `(*B, ...)` and what the shape after B is for K and D.
+
+    Raises:
+        InputError: which shape was wanted.
+    """
+    if means.dim() < 2:
+        raise InputError(f"means must be (*B, K, D), got shape {tuple(means.shape)}")
+    *batch, k, d = means.shape
+    for name, (given, shape_of) in others.items():
+        shape = (*batch, *shape_of(k, d))
+        if tuple(given.shape) != shape:
+            raise InputError(
+                f"{name} must have shape {shape} to go with means {tuple(means.shape)} and "
+                f"{family.name} covariances, got {tuple(given.shape)}"
+            )
 
 
 def stacked(each: Sequence[Parameters]) -> Parameters:
@@ -153,6 +183,16 @@ def stacked(each: Sequence[Parameters]) -> Parameters:
         torch.stack([p.means for p in each]),
         torch.stack([p.scale for p in each]),
         each[0].family,
+    )
+
+
+def concatenated(parts: Sequence[Parameters]) -> Parameters:
+    """Batches of mixtures of one kind after each other, along their first axis."""
+    return Parameters(
+        torch.cat([p.logits for p in parts]),
+        torch.cat([p.means for p in parts]),
+        torch.cat([p.scale for p in parts]),
+        parts[0].family,
     )
 
 
@@ -198,7 +238,11 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
 
 
 def from_moments(
-    moments: Moments, family: Family, floor: float, before: Parameters | None = None
+    moments: Moments,
+    family: Family,
+    floor: float,
+    central: Tensor | None = None,
+    before: Parameters | None = None,
 ) -> tuple[Parameters, Tensor]:
     """The M-step: the parameters that maximise the likelihood of these moments.
 
@@ -209,6 +253,7 @@ def from_moments(
         moments: float64 sums.
         family: the structure of the covariances.
         floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data.
+        central: `family.central(moments)`, where it is known.
         before: the mixture of the E-step, which the answer is never worse than.
 
     Returns:
@@ -219,5 +264,5 @@ def from_moments(
     means = moments.frame + moments.first / n.unsqueeze(-1)
     logits = n.log() - n.sum(-1, keepdim=True).log()
     last = None if before is None else before.scale.to(moments.second.dtype)
-    scale, hopeless = family.estimate(moments, floor, last)
+    scale, hopeless = family.estimate(moments, floor, central, last)
     return Parameters(logits, means, scale, family), hopeless

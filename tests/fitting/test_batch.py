@@ -261,7 +261,7 @@ def test_cuts_over_rows_and_mixtures_do_not_matter(family, ragged, monkeypatch):
     data = [rows[: 700 - 150 * b] for b, rows in enumerate(x)] if ragged else x
     start = drawn(family, 2, 2, (3,))
     whole = quiet(many(covariance=family), data, tg.EM(5), init=start)
-    monkeypatch.setattr("torchgmm.data.groups._BLOCK_BYTES", 1)  # 256 rows, the least
+    monkeypatch.setattr("torchgmm.data.packed_groups.BLOCK_BYTES", 1)  # 256 rows, the least
     monkeypatch.setattr(turns, "_BYTES", 1)
     parts = quiet(many(covariance=family), data, tg.EM(5), init=start)
     torch.testing.assert_close(parts.levels, whole.levels)

@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torchgmm as tg
 from tests.cases import FAMILIES, Case
 from torchgmm import checks
+from torchgmm.data import Checked, as_source
+from torchgmm.fitting import Problem
 from torchgmm.kmeans import assign, kmeans_plus_plus
 
 CASE = Case("blobs", 3, 0, 6, 4, k=3, n=600)
@@ -88,6 +90,40 @@ def test_a_fit_stays_on_its_device(family, kernel, weighted, stand_in, monkeypat
         result = placed(mixture).fit(there(x), method, init=start.map(there), **options)
         tensors = (result.parameters.means, result.parameters.scale, result.parameters.logits)
         assert {t.device.type for t in tensors} == {"meta"}
+
+
+class Moved(TorchDispatchMode):
+    """Counts copies between the CPU and the stand-in: each makes the host wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        out = op(*args, **(kwargs or {}))
+        copied = op.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        given = [a for a in args if isinstance(a, torch.Tensor)]
+        if copied and len({t.device.type for t in (*given, out)}) > 1:
+            self.count += 1
+        return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kernel", ["dense", "quadratic"])
+def test_steps_that_go_ahead_move_nothing(family, kernel, stand_in):
+    x, start = CASE.rows(torch.float32), CASE.start(family)
+    with answering(stand_in), torch.no_grad():
+        rows = there(x)
+        source = Checked(as_source(rows), rows.dtype, rows.device)
+        problem, method = Problem(source, torch.Generator()), tg.EM(kernel=kernel)
+        state = method.init(start.map(there), problem)
+        with problem.answers.looking():
+            state, _ = method.step(state, problem)
+        source._clean = True
+        with Moved() as moved, problem.answers.guessing(rows.device) as guess:
+            _, step = method.step(state, problem)
+        assert step.numbers.device.type == guess.wrong().device.type == "meta"
+    assert moved.count == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ from scipy import stats
 import torchgmm as tg
 from tests.cases import FAMILIES, blobs
 from torchgmm.data import Block
-from torchgmm.selection.bootstrap import _Fits
+from torchgmm.selection.replicates import Fits
 from torchgmm.selection.starts import Centres, Sample
 
 
@@ -46,7 +46,7 @@ def test_a_batch_of_fits_is_the_fits_one_by_one():
     x = torch.stack([blobs(120, 2, 3, 5.0, seed=s) for s in range(4)])
     x = x + 0.1 * torch.randn(x.shape, generator=g, dtype=torch.float64)
     family = tg.GaussianMixture(1).family
-    fits = _Fits(family, 1e-6, 1, 1e-7, 200, torch.Generator())
+    fits = Fits(family, 1e-6, 1, 1e-7, 200, torch.Generator())
     starts = fits._started(x, 3, [Centres(rows[:3]) for rows in x])
     ends = fits._climb(x, starts, [Sample(Block(rows, None, 0), g) for rows in x])
     for b, rows in enumerate(x):
@@ -94,7 +94,7 @@ def test_small_batches_give_the_same_law(monkeypatch):
     x = blobs(100, 2, 2, 4.0)
     quick = {"n_replicates": 20, "n_init": 1, "tol": 1e-3, "generator": 7}
     whole = tg.bootstrap_test(x, 1, **quick).replicates
-    monkeypatch.setattr("torchgmm.selection.bootstrap._TOGETHER", 100 * 2 * 3)
+    monkeypatch.setattr("torchgmm.selection.replicates._TOGETHER", 100 * 2 * 3)
     parts = tg.bootstrap_test(x, 1, **quick).replicates
     assert len(parts) == 20
     assert stats.ks_2samp(whole, parts).pvalue > 0.01

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import linalg
+from ..answers import holds
 from ..errors import InputError
 from ..moments import Moments
 from .base import Family, Whitened, register
@@ -93,7 +94,7 @@ class _AxisAligned(Family):
 
     def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
         per_feature = (r.unsqueeze(-2) @ seen.squares).squeeze(-2)  # (*B, K, D)
-        if not bool(torch.isfinite(per_feature).all()):
+        if not holds(torch.isfinite(per_feature).all()):
             # squares overflowed on rows that belong wholly to others, and 0 * inf is no 0
             present = seen.squares.masked_fill_(r.unsqueeze(-1) == 0, 0)
             per_feature = (r.unsqueeze(-2) @ present).squeeze(-2)
@@ -113,10 +114,15 @@ class _AxisAligned(Family):
         return self.pool(self.join(a * b), 1)
 
     def estimate(
-        self, moments: Moments, floor: float, before: Tensor | None = None
+        self,
+        moments: Moments,
+        floor: float,
+        central: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        central = self.central(moments) if central is None else central
         shared = moments.first.shape[-1] / moments.second.shape[-1]  # features per variance
-        variance = (self.central(moments) / shared).clamp_min(0) + floor
+        variance = (central / shared).clamp_min(0) + floor
         hopeless = (variance <= 0).any(-1)
         return variance.log() / 2, hopeless
 

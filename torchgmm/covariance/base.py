@@ -45,6 +45,8 @@ class Family(ABC):
     coupled: ClassVar[bool] = False
     # whether parts, linear maps and products of such Gaussians have the structure too
     closed: ClassVar[bool] = True
+    # whether `whiten` and `scatter` take buffers `(*B, K, n, D)` that lie feature by feature
+    reads_columns: ClassVar[bool] = True
 
     # shapes ---------------------------------------------------------------------------------
 
@@ -177,15 +179,20 @@ class Family(ABC):
 
     @abstractmethod
     def estimate(
-        self, moments: Moments, floor: float, before: Tensor | None = None
+        self,
+        moments: Moments,
+        floor: float,
+        central: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Maximum-likelihood `scale` with `floor` added to the covariances' diagonals.
 
         Args:
-            moments: float64 sums.
-            floor: in squared units of the data.
+            moments: of the rows.
+            floor: `reg_covar`.
+            central: of these moments, where it is known.
             before: the last `scale`, than which the answer is no worse where a family has to
-                search for its estimate.
+                search for it.
 
         Returns:
             `scale (*B, H, ...)` in float64 and a mask `(*B, H)` of the covariances that have no

@@ -131,14 +131,18 @@ class CommonAxes(Full):
     # M-step ---------------------------------------------------------------------------------
 
     def estimate(
-        self, moments: Moments, floor: float, before: Tensor | None = None
+        self,
+        moments: Moments,
+        floor: float,
+        central: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The axes by `common_axes`, from those of `before` if given, and the variances there.
 
         A covariance that is singular without a floor makes the likelihood of all infinite: it is
         reported, and left out of the search for the axes.
         """
-        own = linalg.symmetric(self.central(moments))
+        own = linalg.symmetric(self.central(moments) if central is None else central)
         eye = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
         hopeless = torch.zeros_like(moments.weight, dtype=torch.bool)
         if floor == 0:

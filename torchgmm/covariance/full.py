@@ -104,14 +104,10 @@ class _Matrix(Family):
         inverse = whitener.reshape(-1, size, size)
         rows = d.reshape(inverse.shape[0], -1, size)  # tied: K joins the rows of one product
         into = None if out is None else out.view(rows.shape)
-        if shift is None:
-            z = torch.bmm(rows, inverse, out=into)
-        elif self.tied:
-            z = torch.bmm(rows, inverse, out=into)
-            return torch.add(z.view(d.shape), shift, out=out)
-        else:
-            z = torch.baddbmm(shift.reshape(-1, 1, size), rows, inverse, out=into)
-        return z.view(d.shape)
+        if shift is None or self.tied:
+            z = _product(rows, inverse, into).view(d.shape)
+            return z if shift is None else torch.add(z, shift, out=out)
+        return _product(rows, inverse, into, shift.reshape(-1, 1, size)).view(d.shape)
 
     def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
         size = seen.z.shape[-1]
@@ -148,10 +144,33 @@ class _Matrix(Family):
         return a.unsqueeze(-1) * b.unsqueeze(-2)
 
     def estimate(
-        self, moments: Moments, floor: float, before: Tensor | None = None
+        self,
+        moments: Moments,
+        floor: float,
+        central: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        factor, hopeless = linalg.cholesky(self.central(moments), floor)
+        central = self.central(moments) if central is None else central
+        factor, hopeless = linalg.cholesky(central, floor)
         return self.unconstrained(factor), hopeless
+
+
+def _product(
+    rows: Tensor,  # (H, n, D)
+    inverse: Tensor,  # (H, D, D)
+    out: Tensor | None,
+    shift: Tensor | None = None,  # (H, 1, D)
+) -> Tensor:
+    """`rows @ inverse + shift`, in the order in which the rows lie: a copy costs more than this."""
+    factors, turned = (rows, inverse), rows.stride(-2) < rows.stride(-1)
+    if turned:
+        factors = (inverse.mT, rows.mT)
+        out, shift = (None if t is None else t.mT for t in (out, shift))
+    if shift is None:
+        product = torch.bmm(*factors, out=out)
+    else:
+        product = torch.baddbmm(shift, *factors, out=out)
+    return product.mT if turned else product
 
 
 def _lower(size: int, device: torch.device) -> Tensor:
@@ -172,3 +191,4 @@ class Tied(_Matrix):
 
     name: ClassVar[str] = "tied"
     tied: ClassVar[bool] = True
+    reads_columns: ClassVar[bool] = False  # the rows of all components are those of one product

@@ -28,9 +28,11 @@ class Checked(Source):
         self._source = source
         self._device = device
         self._clean = False
+        self._absent = False  # whether a row of weight 0 was seen
         self.n_features, self.n_rows = source.n_features, source.n_rows
         self.dtype, self.replayable = dtype, source.replayable
         self.stable, self.reads = source.stable, source.reads
+        self.on_host = source.on_host
         self.own, self.group = source.own, source.group
 
     @property
@@ -72,8 +74,9 @@ class Checked(Source):
 
     def _usable(self, block: Block, number: int = 0) -> Block:
         whole = block.whole
-        if block.w is not None and not bool(block.w.all()):
-            block = block.take(block.w.nonzero().squeeze(-1))
+        looked_at = self._clean and not self._absent  # weights do not change either
+        if block.w is not None and not looked_at and not bool(block.w.all()):
+            block, self._absent = block.take(block.w.nonzero().squeeze(-1)), True
         if not self._clean:
             kept = block.kept
             checks.check_finite(block.x, self.dtype, offset=block.start, kept=kept)

@@ -14,7 +14,8 @@ from ..errors import InputError
 from .arrays import as_table, as_tensor
 from .checked import Checked
 from .door import as_source
-from .groups import Groups, PackedGroups, SharedGroups
+from .groups import Groups, SharedGroups
+from .packed_groups import PackedGroups
 
 __all__ = ["as_groups", "labelled"]
 

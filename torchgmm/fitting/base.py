@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
+from ..answers import Answers, guessing
 from ..checks import check_count, check_floor
 from ..collective import Group
 from ..data import Block, Groups, Source
@@ -30,6 +31,7 @@ __all__ = [
     "Status",
     "Step",
     "StepSums",
+    "Tentative",
     "own_state",
 ]
 
@@ -74,6 +76,22 @@ class Step:
     def rows_per_second(self) -> float:
         """How fast rows were read and computed; 0 where no time was taken."""
         return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Tentative(Step):
+    """A step whose numbers nobody has looked at yet.
+
+    Attributes:
+        numbers: `(3,)` log-likelihood, rescued and collapsed, on the device.
+    """
+
+    numbers: Tensor = field(kw_only=True)
+
+    def looked_at(self, numbers: list[float], seconds: float) -> Step:
+        """The step with its numbers."""
+        level, rescued, collapsed = numbers
+        return Step(level, self.rows, seconds, int(rescued), int(collapsed), self.kernel)
 
 
 @dataclass(frozen=True)
@@ -166,6 +184,8 @@ class Problem:
     source: Source
     generator: torch.Generator
     watch: Watch = field(default_factory=Watch, repr=False)
+    answers: Answers = field(default_factory=Answers, repr=False)
+    graphs: dict[Any, Any] = field(default_factory=dict, repr=False)  # see the module
     _readers: dict[tuple[int, ...], Iterator[Block]] = field(default_factory=dict, repr=False)
 
     @property
@@ -178,6 +198,8 @@ class Problem:
 
         Only where a reader finds its place again are states in the middle of a pass of any use.
         """
+        if guessing():
+            return
         if self.source.stable and not (self.source.own and self.group.size > 1):
             self.watch.state = state
 
@@ -259,12 +281,16 @@ class Method(ABC):
         state_type: the class of its states; those of other methods are refused.
         max_iter: the step budget.
         takes_batches: whether a step moves all mixtures of a batch.
+        looks_ahead: whether steps can be made before their numbers are looked at (`ahead`).
+        check_every: after how many steps they are, then.
         reg_covar: the floor, added to the diagonal of every covariance, in squared units of the
             data (scikit-learn's meaning).
     """
 
     state_type: ClassVar[type[State]] = State
     takes_batches: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
+    check_every: int = 1
     max_iter: int
     reg_covar: float
 
@@ -272,6 +298,7 @@ class Method(ABC):
         """Refuse settings that mean nothing, as far as all methods have them."""
         check_count("max_iter", self.max_iter, least=0)
         check_floor(self.reg_covar)
+        check_count("check_every", self.check_every)
         as_kernel(getattr(self, "kernel", "auto"))
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..covariance import Family
 from ..errors import InputError
 from ..mixture import GaussianMixture
 from ..seeding import Seeding, child
+from .ahead import how_many, tentative
 from .base import Method, Problem, State, Status, Step, own_state
 from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .stopping import Stop
@@ -86,14 +88,16 @@ class Climb:
         status = None if not begun.history else self._verdict(begun.history)
         while status is None and len(begun.history) < self.method.max_iter:
             assert begun.state is not None
-            state, step = self._step(begun)
-            if not math.isfinite(step.log_likelihood):
-                status = Status.ENDED if step.last and not step.rows else Status.DIVERGED
-                break
-            begun.state = state
-            begun.history.append(step)
-            self._tell(begun)
-            status = self._verdict(begun.history)
+            for state, step in self._steps(begun):
+                if not math.isfinite(step.log_likelihood):
+                    status = Status.ENDED if step.last and not step.rows else Status.DIVERGED
+                    break
+                begun.state = state
+                begun.history.append(step)
+                self._tell(begun)
+                status = self._verdict(begun.history)
+                if status is not None:
+                    break
         assert begun.state is not None
         return FitResult(
             begun.state.parameters,
@@ -101,6 +105,20 @@ class Climb:
             tuple(begun.history),
             begun.state,
         )
+
+    def _steps(self, begun: Begun) -> list[tuple[State, Step]]:
+        """The next steps: one, or some that were made before anybody looked at their numbers."""
+        assert begun.state is not None
+        own, problem = self.method, self.problem
+        possible, count = how_many(own, problem, begun.state, begun.history)
+        if count:
+            watch = self._watched(begun)
+            watch.tell = None  # of rows read for a step that may have to be made again
+            if found := tentative(own, problem, begun.state, count):
+                watch.end()
+                return found
+        with problem.answers.looking() if possible else nullcontext():
+            return [self._step(begun)]
 
     def _step(self, begun: Begun) -> tuple[State, Step]:
         assert begun.state is not None

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from ..moments import Moments
 from ..parameters import Parameters
 
-__all__ = ["above_floor", "located", "placed", "tempered"]
+__all__ = ["located", "moments_above_floor", "placed", "tempered"]
 
 # A variance that is nothing but the floor starts at so small a share of it above the floor.
 _LEAST = 1e-7
@@ -23,7 +24,7 @@ def placed(parameters: Parameters, floor: float) -> tuple[Parameters, Parameters
     optimiser moves. So a step means as much in every direction and for data of any unit.
     """
     p = parameters
-    frame = Parameters(p.log_weights, p.means, above_floor(p, floor), p.family)
+    frame = Parameters(p.log_weights, p.means, _above_floor(p, floor), p.family)
     return frame, frame.map(torch.zeros_like)
 
 
@@ -60,7 +61,17 @@ def _stretch(weights: Tensor) -> Tensor:
     return (weights * weights.shape[-1]).clamp_min(0.01).rsqrt()
 
 
-def above_floor(parameters: Parameters, floor: float) -> Tensor:
+def moments_above_floor(parameters: Parameters, seen: Tensor, floor: float) -> Moments:
+    """What components have seen, `(K,)`, as rows spread as they are without the floor."""
+    p, family = parameters, parameters.family
+    second = family.unit_second(seen, p.n_features)
+    second = family.colour_second(second, family.factor(_above_floor(p, floor)))
+    total = seen.sum()
+    nothing = torch.zeros_like(total)
+    return Moments(seen, torch.zeros_like(p.means), second, nothing, total, p.means)
+
+
+def _above_floor(parameters: Parameters, floor: float) -> Tensor:
     """`scale` of what the covariances have above the floor."""
     if floor == 0:
         return parameters.scale

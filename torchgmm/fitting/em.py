@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -50,6 +50,15 @@ class EM(Method):
         rescue: the policy for components that empty or collapse.
         kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`, some
             of them with a precision of products on a GPU after a colon, as `triton:tf32x3`.
+        check_every: after how many steps their numbers are looked at, for which a GPU must be
+            waited for. The result is the same, bit for bit: what goes beyond the end is dropped,
+            and where a step turns out to need a closer look (an emptied component) the steps are
+            made again from there. Observers hear of them together. It pays where a step takes
+            less than a millisecond; the parameters of so many steps are kept until the look.
+            Batches of mixtures and several processes look at every step.
+        cuda_graph: whether steps that are not looked at are recorded as a CUDA graph and launched
+            as one: `auto` where they are small and `check_every` is above 1, `always` where it is
+            possible (with a warning where not), `never`. The rows must lie on the GPU.
 
     Example:
         >>> import torch, torchgmm as tg
@@ -61,10 +70,18 @@ class EM(Method):
 
     state_type: ClassVar[type[State]] = EMState
     takes_batches: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = True
     max_iter: int = 100
     reg_covar: float = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
+    check_every: int = 1
+    cuda_graph: Literal["auto", "always", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuda_graph not in ("auto", "always", "never"):
+            raise InputError(f"cuda_graph must be auto, always or never, got {self.cuda_graph!r}")
 
     def init(self, parameters: Parameters, problem: Problem) -> EMState:
         return EMState(parameters)

@@ -17,12 +17,11 @@ from ..checks import check_count
 from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
-from ..moments import Moments
 from ..parameters import Parameters
 from .ascent import AllRows, Ascent, GradientState, leaves_of
 from .base import Method, Problem, State, Step, StepSums, own_state
 from .blocks import require_replay
-from .coordinates import above_floor, located, placed
+from .coordinates import located, moments_above_floor, placed
 from .optimizers import frozen, make_optimizer, make_schedule, optimizer_class, thawed
 from .rescue import Rescue, reseeded
 
@@ -282,8 +281,9 @@ class Gradient(Method):
         wanted = _LOOK * p.n_components * p.family.min_rows(p.n_features) * state.row_weight
         if state.position and float(state.seen.sum()) < wanted:
             return state  # in the middle of a pass, too few to tell
-        moments = self._above_floor(state)
-        empty, collapsed = self.rescue.find(moments, p.family, self.reg_covar)
+        moments = moments_above_floor(p, state.seen, self.reg_covar)
+        central = p.family.central(moments)
+        empty, collapsed = self.rescue.find(moments, central, p.family, self.reg_covar)
         self.rescue.check(empty, collapsed)
         chosen = self.rescue.chosen(empty, collapsed, state.rescues)
         sums = state.sums.m_step(chosen, collapsed)
@@ -292,12 +292,3 @@ class Gradient(Method):
             return state
         p = reseeded(p, chosen, moments, latest, kernel, self.reg_covar, problem.group)
         return self._anew(replace(state, rescues=state.rescues + int(chosen.sum())), p)
-
-    def _above_floor(self, state: GradientState) -> Moments:
-        """What the components have seen lately, as rows spread as they are without the floor."""
-        p, family = state.parameters, state.point.family
-        second = family.unit_second(state.seen, p.n_features)
-        second = family.colour_second(second, family.factor(above_floor(p, self.reg_covar)))
-        total = state.seen.sum()
-        nothing = torch.zeros_like(total)
-        return Moments(state.seen, torch.zeros_like(p.means), second, nothing, total, p.means)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..answers import guessing, holds
 from ..collective import ALONE, Group
 from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
 from ..moments import Moments
 from ..parameters import Parameters, to_moments
-from .base import BatchStep, Step
+from .base import BatchStep, Step, Tentative
 from .processes import maximised
 from .rescue import Rescue, reseeded
 
@@ -80,25 +81,27 @@ def m_step(
         EmptyComponentError: the policy was to raise.
     """
     family = before.family
-    empty, collapsed = rescue.find(moments, family, floor)
+    central = family.central(moments)
+    empty, collapsed = rescue.find(moments, central, family, floor)
     if held is not None and family.coupled:
         moments = _as_before(moments, before, held)
-    after, hopeless = maximised(group, moments, before, floor)
-    if held is None and not bool((empty | collapsed).any() | hopeless.any()):
+        central = family.central(moments)
+    after, hopeless = maximised(group, moments, before, floor, central)
+    if held is None and not holds((empty | collapsed).any() | hopeless.any()):
         return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
-    if bool(kept.any()):
+    if holds(kept.any()):
         after, hopeless = _keep(kept, before, after, hopeless)
         if before.batch_shape:
             after, empty = _left_out(before, after, empty)
     rescue.check(empty, collapsed)
     failed = None
-    if bool(hopeless.any()):
+    if holds(hopeless.any()):
         if not before.batch_shape:
             raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
         failed = hopeless.any(-1)
     chosen = rescue.chosen(empty, collapsed, spent)
-    if bool(chosen.any()):
+    if holds(chosen.any()):
         if not callable(blocks):
             after = reseeded(after, chosen, moments, blocks, kernel, floor, group)
         else:
@@ -170,7 +173,10 @@ def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
     level = moments.mean_log_prob
     if not level.dim():
         counts = (after.rescued.sum().to(level), after.collapsed.sum().to(level))
-        read = torch.stack([level, *counts]).tolist()  # at once: a GPU is waited for once
+        numbers = torch.stack([level, *counts])
+        if guessing():
+            return Tentative(math.nan, rows, kernel=kernel, numbers=numbers)
+        read = numbers.tolist()  # at once: a GPU is waited for once
         return Step(read[0], rows, 0.0, int(read[1]), int(read[2]), kernel)
     rescues, collapses = after.rescued.sum(-1).cpu(), after.collapsed.sum(-1).cpu()
     return BatchStep(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ..data import Groups
-from ..errors import InputError, SingularCovarianceError
+from ..errors import SingularCovarianceError
 from ..mixture import GaussianMixture
-from ..parameters import Parameters, filled_up, stacked
-from ..seeding import Seeding, Start
+from ..parameters import filled_up, stacked
+from ..seeding import as_seeding, child
 from .base import Method, State, Status
 from .events import BatchResult, FitResult, Histories
 
@@ -38,15 +38,16 @@ def one_by_one(
         generator: advanced by no fit.
         settings: other arguments of `fit`.
     """
-    start, shape = generator.get_state(), tuple(mixture.batch_shape)
+    shape = tuple(mixture.batch_shape)
+    # "current" says the same of each, and is no seeding
+    seeding = None if isinstance(init, str) and init == "current" else as_seeding(init)
     mixture.materialize(rows.n_features)
     flat = mixture.as_parameters().map(torch.Tensor.detach).flat()
     batch = GaussianMixture.from_parameters(flat)
     each = []
     for b, one in enumerate(batch.unstack()):
-        own = torch.Generator()
-        own.set_state(start)
-        mine = {"init": _init_of(init, b, rows.n_groups, shape), "generator": own}
+        own = init if seeding is None else seeding.of(b, rows.n_groups)
+        mine = {"init": own, "generator": child(generator, first=True)}
         try:
             result = fit(one, rows.of(b), method, **mine, **settings)
         except SingularCovarianceError:
@@ -72,24 +73,3 @@ def one_by_one(
         shape=shape,
         states=tuple(r.state for r in each),
     )
-
-
-def _init_of(init: Any, b: int, n: int, shape: tuple[int, ...]) -> Any:
-    """What `init` of a batch means for one of its mixtures."""
-    if isinstance(init, Start):
-        init = init.parameters
-    if isinstance(init, str | Seeding):
-        return init
-    if isinstance(init, Parameters):
-        if not init.batch_shape:
-            return init
-        if init.batch_shape.numel() != n:
-            raise InputError(f"a start of {init.batch_shape.numel()} mixtures is none for {n}")
-        return init.flat()[b]
-    labels = init.reshape(-1, init.shape[-1]) if getattr(init, "ndim", 1) > 1 else init
-    if len(labels) != n or getattr(labels, "ndim", 2) == 1:
-        raise InputError(
-            f"labels of a batch of {n} mixtures are one table or list of {n} rows of labels, got "
-            f"{len(labels)}"
-        )
-    return labels[b]

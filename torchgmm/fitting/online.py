@@ -282,7 +282,7 @@ class OnlineEM(Method):
 
     def _averaged(self, state: OnlineState) -> Parameters:
         averaged, hopeless = from_moments(
-            state.average, state.running.family, self.reg_covar, state.running
+            state.average, state.running.family, self.reg_covar, before=state.running
         )
         return state.running if bool(hopeless.any()) else averaged
 

@@ -55,13 +55,13 @@ def summed(
 
 
 def maximised(
-    group: Group, moments: Moments, before: Parameters, floor: float
+    group: Group, moments: Moments, before: Parameters, floor: float, central: Tensor
 ) -> tuple[Parameters, Tensor]:
     """`from_moments`, shared out over the processes by component where it is much work."""
     (k, d), family = moments.frame.shape[-2:], before.family
     apart = not family.tied and not family.coupled and family.n_axes == 2
     if group.size == 1 or not apart or k * d**3 < _CUBIC:
-        return from_moments(moments, family, floor, before)
+        return from_moments(moments, family, floor, central, before)
     n = moments.weight.clamp_min(torch.finfo(moments.weight.dtype).tiny)
     means = moments.frame + moments.first / n.unsqueeze(-1)
     scale, hopeless = torch.zeros_like(moments.second), torch.zeros_like(moments.weight)
@@ -75,7 +75,7 @@ def maximised(
             moments.rows,
             moments.frame[own],
         )
-        scale[own], hopeless[own] = family.estimate(part, floor)
+        scale[own], hopeless[own] = family.estimate(part, floor, central[own])
     lower, hopeless = group.sum((family.packed(scale), hopeless))
     logits = n.log() - n.sum(-1, keepdim=True).log()
     scale = family.unpacked(lower, d).tril()

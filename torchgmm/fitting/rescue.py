@@ -52,12 +52,14 @@ class Rescue:
             if value not in ("keep", "reseed", "raise"):
                 raise InputError(f"{name} must be keep, reseed or raise, got {value!r}")
 
-    def find(self, moments: Moments, family: Family, floor: float) -> tuple[Tensor, Tensor]:
-        """Masks `(*B, K)` of empty and of collapsed components."""
+    def find(
+        self, moments: Moments, central: Tensor, family: Family, floor: float
+    ) -> tuple[Tensor, Tensor]:
+        """Masks `(*B, K)` of empty and of collapsed components; `central` is of the moments."""
         empty = moments.weight <= _EMPTY * moments.rows.unsqueeze(-1)
         if family.tied:
             return empty, torch.zeros_like(empty)
-        spread = family.central(moments)
+        spread = central
         if family.n_axes == 2:
             spread = spread.diagonal(dim1=-2, dim2=-1)
         collapsed = (spread <= 1e-6 * floor).all(-1) & ~empty

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..kernels import as_kernel
 from ..parameters import Parameters
 from .base import Problem, State, Step, StepSums, own_state
@@ -55,7 +56,7 @@ class SQUAREM(EM):
     extrapolation is a valid mixture. Lengths are measured in standard deviations.
 
     Worth it where components overlap and plain EM creeps; where they are apart both are done after
-    a few steps. The settings are those of `EM`.
+    a few steps. The settings are those of `EM`, except that every step looks at its numbers.
 
     Example:
         >>> import torch, torchgmm as tg
@@ -70,6 +71,15 @@ class SQUAREM(EM):
 
     state_type: ClassVar[type[State]] = SquaremState
     takes_batches: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.check_every != 1 or self.cuda_graph == "always":
+            raise InputError(
+                "SQUAREM looks at every step and decides how to go on: leave check_every and "
+                "cuda_graph out, or use EM"
+            )
 
     def init(self, parameters: Parameters, problem: Problem) -> SquaremState:
         return SquaremState(parameters)

@@ -67,7 +67,7 @@ class Watched(Source):
         self._source, self._watch = source, watch
         self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
         self.replayable, self.stable, self.reads = source.replayable, source.stable, source.reads
-        self.own, self.group = source.own, source.group
+        self.own, self.group, self.on_host = source.own, source.group, source.on_host
 
     @property
     def row_bytes(self) -> int:

@@ -208,7 +208,7 @@ def _covered(image: Tensor, size: int) -> Tensor:
 
 
 def _side(mixture: GaussianMixture) -> int:
-    mixture._require_size("denoise")
+    mixture.require_size("denoise")
     if mixture.batch_shape:
         raise InputError(f"one mixture is needed, not a batch of {tuple(mixture.batch_shape)}")
     n = mixture.n_features or 0

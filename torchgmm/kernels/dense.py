@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..answers import holds
 from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 _TINY = torch.finfo(torch.float64).tiny
+# So few features lie feature by feature in the buffers of a chunk: operations run along the rows,
+# where those along two or eight numbers at a time cost two to four times as much.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,28 @@ def prepare(p: Parameters, dtype: torch.dtype) -> Prepared:
 class _Workspace:
     """Buffers that are reused for every chunk: fresh pages cost as much as the arithmetic."""
 
-    def __init__(self, shape: tuple[int, ...], rows: int, like: Tensor) -> None:
+    def __init__(self, shape: tuple[int, ...], rows: int, like: Tensor, *, turned: bool) -> None:
         self._shape = shape  # (*B, K)
         self._d = like.shape[-1]
+        self._turned = turned
         size = math.prod(shape) * rows * self._d
         self._first = torch.empty(size, dtype=like.dtype, device=like.device)
         self._second = torch.empty_like(self._first)
         self._flat = torch.empty(math.prod(shape) * rows, dtype=like.dtype, device=like.device)
 
     def views(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Two `(*B, K, rows, D)` and one `(*B, K, rows)`, contiguous."""
+        """Two `(*B, K, rows, D)` and one `(*B, K, rows)`.
+
+        Contiguous; the first two feature by feature where they are turned.
+        """
         n = math.prod(self._shape) * rows
-        wide = (*self._shape, rows, self._d)
         flat = self._flat[:n].view(*self._shape, rows)
-        return self._first[: n * self._d].view(wide), self._second[: n * self._d].view(wide), flat
+        both = (self._first[: n * self._d], self._second[: n * self._d])
+        if self._turned:
+            first, second = (t.view(*self._shape, self._d, rows).mT for t in both)
+        else:
+            first, second = (t.view(*self._shape, rows, self._d) for t in both)
+        return first, second, flat
 
 
 def _joint(seen: Whitened, log_norm: Tensor, out: Tensor | None = None) -> Tensor:
@@ -89,15 +101,22 @@ def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
     Components with too few rows for a covariance have no spread that could be spoilt.
     """
     d = seen.first.shape[-1]
-    present = (seen.weight >= family.min_rows(d)).unsqueeze(-1)
+    n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
+    most = 1 + 1e5 * torch.finfo(dtype).eps
+    second = _diagonal(family, seen.second)
+    distance = _diagonal(family, family.outer(seen.first, seen.first / n))
+    if not holds((distance * most > second).any()):
+        return False  # as nearly always
+    present = n >= family.min_rows(d)
     first = torch.where(present, seen.first, 0)
-    distance = family.outer(first, first / seen.weight.unsqueeze(-1).clamp_min(_TINY))
-    least = 1e-6 * family.unit_second(seen.weight, d)  # a constant column at rest is no such case
-    second = seen.second
-    if family.n_axes == 2:
-        distance, least, second = (t.diagonal(dim1=-2, dim2=-1) for t in (distance, least, second))
-    felt = torch.finfo(dtype).eps * distance > 1e-5 * (second - distance)
-    return bool((felt & (distance > least)).any())
+    distance = _diagonal(family, family.outer(first, first / n))
+    # a constant column at rest is no such case
+    least = 1e-6 * _diagonal(family, family.unit_second(seen.weight, d))
+    return holds(((distance * most > second) & (distance > least)).any())
+
+
+def _diagonal(family: Family, second: Tensor) -> Tensor:
+    return second.diagonal(dim1=-2, dim2=-1) if family.n_axes == 2 else second
 
 
 def in_plain_coordinates(
@@ -168,27 +187,26 @@ class Dense(Kernel):
         """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
         family = parameters.family
         prepared = prepare(parameters, x.dtype)
-        weight = first = second = log_prob = total = torch.zeros((), dtype=torch.float64)
+        sums: list[Tensor] = []
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             r, row_log_prob = assign(_joint(seen, prepared.log_norm, out=buffer))
-            row_log_prob = row_log_prob.double()
-            if w is None:
-                total = total + float(r.shape[-1])
-            else:
+            if w is not None:
                 chunk_w = w[..., rows]
                 r.mul_(chunk_w.unsqueeze(-2))
-                row_log_prob *= chunk_w
-                total = total + chunk_w.double().sum(-1)
+                row_log_prob = row_log_prob.double() * chunk_w
             if centre is not None:
                 seen.z.sub_(centre.unsqueeze(-2))
                 torch.mul(seen.z, seen.z, out=seen.squares)
-            weight = weight + r.sum(-1).double()
-            first = first + (r.unsqueeze(-2) @ seen.z).squeeze(-2).double()
-            second = second + family.scatter(seen, r).double()
-            log_prob = log_prob + row_log_prob.sum(-1)
+            part = [
+                r.sum(-1).double(),
+                (r.unsqueeze(-2) @ seen.z).squeeze(-2).double(),
+                family.scatter(seen, r).double(),
+                row_log_prob.sum(-1, dtype=torch.float64),
+            ]
+            sums = [a.add_(b) for a, b in zip(sums, part, strict=True)] if sums else part
+        weight, first, second, log_prob = sums
         frame = torch.zeros_like(first) if centre is None else centre.double()
-        all_rows = total.to(log_prob.device).expand(log_prob.shape)
-        return Moments(weight, first, second, log_prob, all_rows, frame)
+        return Moments(weight, first, second, log_prob, _all_rows(x, w, log_prob), frame)
 
     def _chunks(
         self, x: Tensor, parameters: Parameters, prepared: Prepared
@@ -196,15 +214,24 @@ class Dense(Kernel):
         shape = (*parameters.batch_shape, parameters.n_components)
         n_rows = x.shape[-2]
         rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.bytes_for(x)))
-        space = _Workspace(shape, rows, x)
+        turned = x.shape[-1] <= _FEW and parameters.family.reads_columns
+        space = _Workspace(shape, rows, x, turned=turned)
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))
             d, z, flat = space.views(part.stop - start)
-            chunk = x[..., part, :].contiguous()  # read K times
+            chunk = x[..., part, :]  # read K times
+            chunk = chunk.mT.contiguous().mT if turned else chunk.contiguous()
             torch.sub(chunk.unsqueeze(-3), prepared.centre, out=d)
             parameters.family.whiten(d, prepared.whitener, prepared.shift, z)
             squares = torch.mul(z, z, out=d)
             yield part, Whitened(z, squares, torch.sum(squares, -1, out=flat)), flat
+
+
+def _all_rows(x: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    """The weight of all rows of each mixture, in the shape of `like (*B,)`."""
+    if w is None:
+        return torch.full_like(like, float(x.shape[-2]))
+    return w.sum(-1, dtype=torch.float64).expand(like.shape)
 
 
 def joint_log_prob(x: Tensor, parameters: Parameters) -> Tensor:

@@ -14,6 +14,7 @@ How they lie in memory is the business of `layouts`.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -77,6 +78,14 @@ class Features(ABC):
     def second(self, flat: Tensor) -> Tensor:
         """Second moments in the family's shape, from their `(*B, K, S)` entries."""
 
+    def spread(self) -> Tensor:
+        """The root mean square of the coordinates y under each component, `(*B, K, D)`."""
+        return (self.variance() + self.offset.square()).sqrt()
+
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Variances of the coordinates under each component, `(*B, K, D)` or `(*B, K, 1)`."""
+
     @abstractmethod
     def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
         """How large the terms are that cancel, where rows have the root mean square `spread`.
@@ -118,17 +127,16 @@ class Products(Features):
     def coefficients(self) -> Tensor:
         linear = (self._precision @ self.offset.unsqueeze(-1)).squeeze(-1)
         constant = self._log_norm() - 0.5 * (linear * self.offset).sum(-1)
-        i, j = torch.triu_indices(self.d, self.d, device=linear.device)
-        # the two halves of the matrix share a feature
-        products = self._precision[..., i, j] * torch.where(i == j, -0.5, -1.0).to(linear)
+        upper, _, share = _upper(self.d, linear.device)
+        products = self._precision.flatten(-2).index_select(-1, upper) * share
         return torch.cat([products, linear, constant.unsqueeze(-1)], -1)
 
     def second(self, flat: Tensor) -> Tensor:
-        i, j = torch.triu_indices(self.d, self.d, device=flat.device)
-        full = flat.new_zeros(*flat.shape[:-1], self.d, self.d)
-        full[..., i, j] = flat
-        full[..., j, i] = flat
-        return full
+        _, every, _ = _upper(self.d, flat.device)
+        return flat.index_select(-1, every).view(*flat.shape[:-1], self.d, self.d)
+
+    def variance(self) -> Tensor:
+        return self.family.factor(self.parameters.scale).square().sum(-1)
 
     def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
         size = spread + self.offset.abs()
@@ -161,6 +169,9 @@ class Squares(Features):
 
     def second(self, flat: Tensor) -> Tensor:
         return flat
+
+    def variance(self) -> Tensor:
+        return self._precision.reciprocal()
 
     def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
         terms = (spread + self.offset.abs()).square() * self._precision
@@ -201,6 +212,12 @@ class Linear(Features):
     def second(self, flat: Tensor) -> Tensor:
         raise NotImplementedError("see scatter")
 
+    def spread(self) -> Tensor:
+        return self.whitened.abs() + 1  # of whitened coordinates, and no less
+
+    def variance(self) -> Tensor:
+        return torch.ones_like(self.whitened)
+
     def row_term(self, z: Tensor) -> Tensor:
         """`-|z|^2 / 2` of every row, `(*B, 1, n)`, from whitened rows `z (*B, n, D)`."""
         return -0.5 * z.square().sum(-1).unsqueeze(-2)
@@ -218,6 +235,21 @@ class Linear(Features):
         # spread of whitened coordinates; what the whitening itself rounds, `dense` rounds too
         size = spread + self.whitened.abs()
         return (size * self.whitened.abs()).sum(-1), size.square().amax(-1)
+
+
+@functools.lru_cache(maxsize=32)
+def _upper(d: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """How the products of a symmetric matrix `(D, D)` lie in its upper triangle `(P,)`.
+
+    Returns:
+        The place of every product in the flat matrix; of every entry of that among the products,
+        `(D * D,)`; and what a product has of an entry of a precision: both halves share one.
+    """
+    i, j = torch.triu_indices(d, d, device=device).unbind()
+    every = torch.zeros(d, d, dtype=torch.int64, device=device)
+    every[i, j] = every[j, i] = torch.arange(len(i), device=device)
+    share = torch.where(i == j, -0.5, -1.0).double()
+    return i * d + j, every.flatten(), share
 
 
 def _difference(x: Tensor, centre: Tensor, out: Tensor) -> Tensor:

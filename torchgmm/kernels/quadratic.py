@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..answers import answer
 from ..covariance import Family
 from ..errors import InputError
 from ..kmeans import one_hot
@@ -37,10 +39,20 @@ class _Limits:
     joint: float
     variance: float
 
-    def allow(self, magnitude: tuple[float, float], dtype: torch.dtype) -> bool:
-        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not."""
+    def allow(self, magnitude: Tensor, dtype: torch.dtype, condition: Tensor | None = None) -> bool:
+        """Whether a dtype keeps the digits of terms as large as that; of NaN it does not.
+
+        And whether the condition `()` holds, if one is given: a GPU is waited for once.
+        """
         eps = torch.finfo(dtype).eps
-        return eps * magnitude[0] <= self.joint and eps * magnitude[1] <= self.variance
+
+        def small(joint: Any, variance: Any, *others: Any) -> Any:
+            found = (eps * joint <= self.joint) & (eps * variance <= self.variance)
+            return functools.reduce(lambda one, other: one & (other > 0), others, found)
+
+        if condition is not None:
+            magnitude = torch.cat([magnitude, condition.to(magnitude)[None]])
+        return answer(magnitude, small)
 
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
@@ -285,16 +297,9 @@ def _moments(
     return Moments(found.weight, found.first, found.second, log_prob, rows, p.means)
 
 
-def _expected(features: Features) -> tuple[float, float]:
+def _expected(features: Features) -> Tensor:
     """The largest `Features.magnitude` of a component if the rows lie where the parameters say."""
-    p = features.parameters
-    if isinstance(features, Linear):
-        spread = features.whitened.abs() + 1
-    else:
-        unit = p.family.unit_second(torch.ones_like(p.logits), features.d)
-        second = p.family.colour_second(unit, p.family.factor(p.scale))
-        spread = (_variance(features, second) + features.offset.square()).sqrt()
-    return _largest(features, spread)
+    return _largest(features, features.spread())
 
 
 def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits) -> bool:
@@ -309,24 +314,20 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
         spread = mean.abs() + 1
     else:
         spread = (_variance(features, within).clamp_min(0) / n + mean.square()).sqrt()
-    if not limits.allow(_largest(features, spread, present), dtype):
-        return False
     # and whether what is left about the new means stands out of the rounding of what it came from
     heads = present.any(-1, keepdim=True) if family.tied else present
     left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
-    return bool(((lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)).all())
+    stands_out = (lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)
+    return limits.allow(_largest(features, spread, present), dtype, stands_out.all())
 
 
-def _largest(
-    features: Features, spread: Tensor, present: Tensor | None = None
-) -> tuple[float, float]:
+def _largest(features: Features, spread: Tensor, present: Tensor | None = None) -> Tensor:
     both = torch.stack(features.magnitude(spread))
     if present is not None:
         both = both.where(present, 0)
-    joint, variance = both.flatten(1).amax(-1).tolist()
-    return joint, variance
+    return both.flatten(1).amax(-1)
 
 
 def _variance(features: Features, second: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Drawing(MixtureTensors):
         self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Independent rows `(*sample_shape, *B, D)` and their components `(*sample_shape, *B)`."""
-        self._require_size("sample")
+        self.require_size("sample")
         count = torch.Size(sample_shape).numel()
         rows, labels = draw(self.as_parameters(), count, generator)
         shape = (*sample_shape, *self.batch_shape)
@@ -84,7 +84,7 @@ class Drawing(MixtureTensors):
             >>> [tuple(p.grad.shape) for p in mixture.parameters()]
             [(3,), (3, 2), (3, 2, 2)]
         """
-        self._require_size("rsample")
+        self.require_size("rsample")
         count = torch.Size(sample_shape).numel()
         own = self.as_parameters()
         rows = follow(draw(own, count, generator)[0], own)

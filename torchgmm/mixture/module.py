@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .. import checks
 from ..errors import InputError
 from ..kernels import (
     Dense,
-    as_kernel,
     full_precision,
     is_traced,
     joint_log_prob,
     log_prob,
-    retried,
     squared_distances,
 )
-from ..kernels.turns import turns
-from ..parameters import Parameters, filled_up, stacked
+from ..parameters import filled_up, stacked
+from .asking import asked_rows, by_chunk, tracks
 from .drawing import Drawing, Estimate
-from .tensors import as_tensor
 from .totals import assignment_entropy, totals
 
 if TYPE_CHECKING:
@@ -90,29 +86,29 @@ class GaussianMixture(Drawing):
             >>> all(tensor.grad is not None for tensor in model.parameters())
             True
         """
-        return log_prob(self._rows(x), self.as_parameters())
+        return log_prob(asked_rows(self, x), self.as_parameters())
 
     def log_joint(self, x: Any) -> Tensor:
         """`log pi_k + log N(x_n; mu_k, Sigma_k)`, `(*B, N, K)`, in nats. Differentiable."""
-        rows = self._rows(x)
-        if self._tracks(rows):
+        rows = asked_rows(self, x)
+        if tracks(self, rows):
             with full_precision(rows.device):
                 return joint_log_prob(rows, self.as_parameters())
-        return self._by_chunk(rows, lambda joint: joint.mT, trailing=(self.n_components,))
+        return by_chunk(self, rows, lambda joint: joint.mT, trailing=(self.n_components,))
 
     def component_log_prob(self, x: Any) -> Tensor:
         """`log N(x_n; mu_k, Sigma_k)`, `(*B, N, K)`, in nats, whatever the weights. Differentiable.
 
         Of a component of weight zero too, where `log_joint` is -inf.
         """
-        rows, p = self._rows(x), self.as_parameters()
+        rows, p = asked_rows(self, x), self.as_parameters()
         equal = replace(p, logits=torch.zeros_like(p.logits))
         own = math.log(self.n_components)
-        if self._tracks(rows):
+        if tracks(self, rows):
             with full_precision(rows.device):
                 return joint_log_prob(rows, equal) + own
         shape = (self.n_components,)
-        return self._by_chunk(rows, lambda joint: joint.mT + own, trailing=shape, of=equal)
+        return by_chunk(self, rows, lambda joint: joint.mT + own, trailing=shape, of=equal)
 
     def mahalanobis(self, x: Any) -> Tensor:
         """Squared distances `(x_n - mu_k)^T Sigma_k^-1 (x_n - mu_k)`, `(*B, N, K)`. Differentiable.
@@ -127,12 +123,12 @@ class GaussianMixture(Drawing):
             >>> mixture.mahalanobis([[3.0, 4.0]]).round(decimals=4).tolist()
             [[13.0]]
         """
-        rows = self._rows(x)
+        rows = asked_rows(self, x)
         with full_precision(rows.device):
-            if self._tracks(rows):
+            if tracks(self, rows):
                 return squared_distances(rows, self.as_parameters())
             own = (self.n_components,)
-            return self._by_chunk(rows, lambda d: d.mT, own, chunks=Dense().distances)
+            return by_chunk(self, rows, lambda d: d.mT, own, chunks=Dense().distances)
 
     def responsibilities(self, x: Any) -> Tensor:
         """Posterior probability of each component for every row, `(*B, N, K)`. Differentiable."""
@@ -143,17 +139,17 @@ class GaussianMixture(Drawing):
 
         0 where one component is certain, `log K` where all are equally likely. Differentiable.
         """
-        rows = self._rows(x)
-        if self._tracks(rows):
+        rows = asked_rows(self, x)
+        if tracks(self, rows):
             return assignment_entropy(self.log_joint(rows).mT)
-        return self._by_chunk(rows, assignment_entropy)
+        return by_chunk(self, rows, assignment_entropy)
 
     def predict(self, x: Any) -> Tensor:
         """The most probable component of every row, `(*B, N)`, int64."""
-        rows = self._rows(x)
+        rows = asked_rows(self, x)
         if is_traced():
             return self.log_joint(rows).argmax(-1)
-        return self._by_chunk(rows, lambda joint: joint.argmax(-2), dtype=torch.int64)
+        return by_chunk(self, rows, lambda joint: joint.argmax(-2), dtype=torch.int64)
 
     def score(self, x: Any, weights: Any = None) -> Tensor:
         """Mean log-likelihood per row, `(*B,)`, in nats; with weights `(N,)` or `(*B, N)` theirs.
@@ -202,76 +198,6 @@ class GaussianMixture(Drawing):
         from ..fitting import fit  # the one door upwards: a method that users expect here
 
         return fit(self, data, *args, **options)
-
-    # inside -------------------------------------------------------------------------------------
-
-    def _rows(self, x: Any) -> Tensor:
-        self._require_size("log_prob")
-        rows = as_tensor(x)
-        checks.check_rows(tuple(rows.shape), self.n_features, len(self.batch_shape))
-        dtype = checks.compute_dtype(rows.dtype, self.dtype)
-        if rows.device != self.device and rows.device.type != "cpu":
-            raise InputError(f"rows are on {rows.device}, the mixture on {self.device}: move one")
-        if not is_traced():
-            checks.check_finite(rows, dtype)
-        return rows.to(device=self.device, dtype=dtype)
-
-    def _weighted_rows(self, x: Any, weights: Any) -> tuple[Tensor, Tensor | None]:
-        # a weight of 0 is absence, whatever the row says: such rows leave before they are checked
-        if weights is None:
-            return self._rows(x), None
-        rows = as_tensor(x)
-        checks.check_rows(tuple(rows.shape), None, len(self.batch_shape))
-        if self.batch_shape and getattr(weights, "ndim", 1) > 1:
-            return self._weighted_each(rows, as_tensor(weights))
-        w = checks.check_weights(weights, rows.shape[-2])
-        kept = (w > 0).to(rows.device)
-        return self._rows(rows[..., kept, :]), w[w > 0].to(self.device)
-
-    def _weighted_each(self, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows `(*B, N, D)` and their weights `(*B, N)` under each mixture of a batch."""
-        shape = (*self.batch_shape, rows.shape[-2])
-        if tuple(weights.shape) != shape:
-            raise InputError(f"weights must be (N,) or {shape}, got shape {tuple(weights.shape)}")
-        w = checks.check_weights(weights.reshape(-1), weights.numel()).view(shape)
-        if not bool((w.sum(-1) > 0).all()):
-            raise InputError("all weights of a mixture of the batch are zero")
-        there = (w > 0).unsqueeze(-1).to(rows.device)
-        return self._rows(torch.where(there, rows, 0)), w.to(self.device)
-
-    def _tracks(self, rows: Tensor) -> bool:
-        if is_traced():  # `_by_chunk` writes into tensors
-            return True
-        tensors = (rows, self.logits, self.means, self.scale)
-        return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-    @torch.no_grad()
-    def _by_chunk(
-        self,
-        x: Tensor,
-        answer: Any,  # (*B, K, n) -> (*B, n, *trailing)
-        trailing: tuple[int, ...] = (),
-        dtype: torch.dtype | None = None,
-        of: Parameters | None = None,
-        chunks: Callable[[Tensor, Parameters], Iterable[tuple[slice, Tensor]]] | None = None,
-    ) -> Tensor:
-        """Answers from `log_joint`, or other `chunks`, of some rows and some mixtures at a time."""
-        kernel, p = as_kernel("auto"), of or self.as_parameters()
-        run = kernel.log_joint if chunks is None else chunks
-        shape = (*self.batch_shape, x.shape[-2], *trailing)
-        out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
-        flat = out.view(-1, *shape[len(self.batch_shape) :])
-
-        def gathered() -> Tensor:
-            for part, some, own, _ in turns(p, x):
-                axis, mine = len(some.batch_shape), flat[part]
-                mine = mine.view(*some.batch_shape, *mine.shape[1:])
-                for rows, chunk in run(own, some):
-                    mine.narrow(axis, rows.start, rows.stop - rows.start).copy_(answer(chunk))
-            return out
-
-        with full_precision(x.device):
-            return retried(kernel, x, gathered)
 
 
 def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:

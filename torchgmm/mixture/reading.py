@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import checks
 from ..collective import current
-from ..data import Checked, as_source, spread
+from ..data import Checked, Source, as_source, spread
 from ..errors import InputError
 from .module import GaussianMixture
 
@@ -27,7 +27,7 @@ def rows_of(mixture: GaussianMixture, data: Any, weights: Any = None) -> Checked
         InputError: a batch of mixtures, rows of another width.
         NotSizedError: the mixture does not know its number of features.
     """
-    mixture._require_size("a question about rows")
+    mixture.require_size("a question about rows")
     if mixture.batch_shape:
         raise InputError(
             f"one mixture is needed, this is a batch of shape {tuple(mixture.batch_shape)}: "
@@ -38,7 +38,7 @@ def rows_of(mixture: GaussianMixture, data: Any, weights: Any = None) -> Checked
     return Checked(source, checks.compute_dtype(source.dtype, mixture.dtype), mixture.device)
 
 
-def check_replay(source: Checked, why: str) -> None:
+def check_replay(source: Source, why: str) -> None:
     """Refuse rows that can be read only once.
 
     Raises:

@@ -144,7 +144,7 @@ class MixtureTensors(nn.Module):
 
     def as_parameters(self, dtype: torch.dtype | None = None) -> Parameters:
         """The three tensors as a value, still attached to autograd."""
-        self._require_size("as_parameters")
+        self.require_size("as_parameters")
         own = Parameters(self.logits, self.means, self.scale, self.family)
         return own if dtype is None else own.to(dtype)
 
@@ -175,25 +175,25 @@ class MixtureTensors(nn.Module):
     @property
     def scale_tril(self) -> Tensor:
         """Lower Cholesky factors of the covariances as matrices, `(*B, K, D, D)`."""
-        self._require_size("scale_tril")
+        self.require_size("scale_tril")
         return self.family.dense_tril(self.scale, *self.means.shape[-2:])
 
     @property
     def covariances(self) -> Tensor:
         """Covariances in the family's shape, as scikit-learn has them."""
-        self._require_size("covariances")
+        self.require_size("covariances")
         return self.family.covariances(self.scale)
 
     @property
     def precisions(self) -> Tensor:
         """Inverse covariances in the family's shape."""
-        self._require_size("precisions")
+        self.require_size("precisions")
         return self.family.precisions(self.scale)
 
     @property
     def n_parameters(self) -> int:
         """Free parameters of one mixture: weights, means and covariances."""
-        self._require_size("n_parameters")
+        self.require_size("n_parameters")
         k, d = self.means.shape[-2:]
         return (k - 1) + k * d + self.family.n_parameters(k, d)
 
@@ -237,7 +237,7 @@ class MixtureTensors(nn.Module):
 
     def as_distribution(self) -> distributions.MixtureSameFamily:
         """The mixture as a `torch.distributions` object on the same tensors."""
-        self._require_size("as_distribution")
+        self.require_size("as_distribution")
         components: distributions.Distribution
         if self.family.n_axes == 2:
             components = distributions.MultivariateNormal(self.means, scale_tril=self.scale_tril)
@@ -250,7 +250,12 @@ class MixtureTensors(nn.Module):
 
     # inside -------------------------------------------------------------------------------------
 
-    def _require_size(self, call: str) -> None:
+    def require_size(self, call: str) -> None:
+        """Refuse `call` while the number of features is not known.
+
+        Raises:
+            NotSizedError: which names the call.
+        """
         if not self.is_sized:
             raise NotSizedError(call)
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .asking import by_chunk, weighted_rows
+
 if TYPE_CHECKING:
     from .module import GaussianMixture
 
@@ -52,7 +54,7 @@ def totals(mixture: GaussianMixture, x: Any, weights: Any, *, entropy: bool = Fa
         InputError: rows or weights that cannot be used; a source for a batch of mixtures.
     """
     if not _in_blocks(x):
-        rows, w = mixture._weighted_rows(x, weights)
+        rows, w = weighted_rows(mixture, x, weights)
         level, doubt, weight = _sums(mixture, rows, w, entropy)
         return Totals(level, doubt, weight, rows.dtype)
     from .reading import rows_of  # which knows the module
@@ -81,7 +83,7 @@ def _sums(
     mixture: GaussianMixture, x: Tensor, w: Tensor | None, entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     if entropy:
-        log_prob, doubt = mixture._by_chunk(x, _judged, (2,)).double().unbind(-1)
+        log_prob, doubt = by_chunk(mixture, x, _judged, (2,)).double().unbind(-1)
     else:
         log_prob = mixture.log_prob(x).double()
         doubt = torch.zeros_like(log_prob)

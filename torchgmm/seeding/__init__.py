@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from .base import Seeding, child
-from .methods import (
-    KMeans,
-    KMeansPlusPlus,
-    Labels,
-    RandomResponsibilities,
-    RandomRows,
-    Start,
-    as_seeding,
-)
+from .door import as_seeding
+from .given import Labels, Start
+from .methods import KMeans, KMeansPlusPlus, RandomResponsibilities, RandomRows
 from .sums import first_parameters, maximum, nearest_sums
 
 __all__ = [

@@ -52,6 +52,10 @@ class Seeding(ABC):
         """What it means for some mixtures of a batch, by number."""
         return self
 
+    def of(self, number: int, count: int) -> Seeding:
+        """What it means for one mixture of a batch of so many, when that is fitted alone."""
+        return self
+
     def batch(
         self,
         source: Groups,
@@ -64,6 +68,9 @@ class Seeding(ABC):
 
         With a generator for each, a start is what it would be alone, to rounding.
         """
-        drawn = one_each(generator, source.n_groups)
-        each = [self(source.of(b), n_components, family, floor, g) for b, g in enumerate(drawn)]
+        n = source.n_groups
+        each = [
+            self.of(b, n)(source.of(b), n_components, family, floor, own)
+            for b, own in enumerate(one_each(generator, n))
+        ]
         return stacked(each)

@@ -10,7 +10,6 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from .. import checks
@@ -18,7 +17,8 @@ from .. import mixture as modules
 from ..density import surprise
 from ..errors import InputError
 from .estimator import GaussianMixture
-from .rows import Rows, dtype_of, in_kind, read_rows
+from .rows import Rows, asked_rows, dtype_of, in_kind, read_rows
+from .settings import SHARED
 
 __all__ = ["AnomalyDetector"]
 
@@ -68,16 +68,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own name and form
-        **{
-            name: GaussianMixture._parameter_constraints[name]
-            for name in (
-                "n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init",
-                "init_params", "random_state", "device", "batch_size",
-            )
-        },
+        **SHARED,
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
         "held_out": [Interval(Real, 0, 1, closed="left")],
-    }  # fmt: skip
+    }
 
     def __init__(
         self,
@@ -117,29 +111,27 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             w = checks.check_weights(sample_weight, len(rows)).cpu()
         drawn = check_random_state(self.random_state)
         known, judged = self._cut(len(rows), drawn)
-        names = ("n_components", "covariance_type", "tol", "reg_covar", "max_iter", "n_init",
-                 "init_params", "device", "batch_size")  # fmt: skip
-        shared = {name: getattr(self, name) for name in names}
+        shared = {name: getattr(self, name) for name in SHARED if name != "random_state"}
         own = GaussianMixture(**shared, random_state=drawn)
         weights = None if sample_weight is None else w[known]
-        self.estimator_ = own.fit(_some(rows, known), sample_weight=weights)
+        self.estimator_ = own.fit(rows.some(known).table, sample_weight=weights)
         self.n_iter_ = own.n_iter_
-        levels = own._answer(Rows(_some(rows, judged)), modules.GaussianMixture.log_prob)
+        levels = own._answer(rows.some(judged), modules.GaussianMixture.log_prob)
         self.offset_ = _quantile(levels.double().cpu(), w[judged], self.contamination)
         present = known[w[known] > 0]
         few = present[:: max(1, len(present) // _USUAL)]
-        usual = self._surprise(Rows(_some(rows, few))).median(0).values
+        usual = self._surprise(rows.some(few)).median(0).values
         self.usual_surprise_ = in_kind(usual, rows.table)
         return self
 
     def score_samples(self, X: Any) -> Any:
         """Log-density of every row, `(N,)`, in nats."""
-        rows = self._asked(X)
+        rows = asked_rows(self, X)
         return in_kind(self._levels(rows), rows.table)
 
     def decision_function(self, X: Any) -> Any:
         """Log-density less the threshold, `(N,)`: below 0 is an anomaly."""
-        rows = self._asked(X)
+        rows = asked_rows(self, X)
         return in_kind(self._levels(rows) - self.offset_, rows.table)
 
     def mahalanobis(self, X: Any) -> Any:
@@ -147,12 +139,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         For one component this is the method of scikit-learn's `EllipticEnvelope`.
         """
-        rows = self._asked(X)
+        rows = asked_rows(self, X)
         return in_kind(self.estimator_._answer(rows, _distance), rows.table)
 
     def predict(self, X: Any) -> Any:
         """1 for rows like those of the fit, -1 for anomalies, `(N,)`."""
-        rows = self._asked(X)
+        rows = asked_rows(self, X)
         above = self._levels(rows) - self.offset_ >= 0
         return in_kind(torch.where(above, 1, -1), rows.table)
 
@@ -165,16 +157,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         lower than such entries commonly have. Entries that break a correlation show, even where
         each alone is common; then all features of that correlation do.
         """
-        rows = self._asked(X)
+        rows = asked_rows(self, X)
         usual = torch.as_tensor(self.usual_surprise_, dtype=torch.float64)
         explained = self._surprise(rows) - usual.to(rows.device)
         return in_kind(explained, rows.table, _float_kind(rows))
 
     # inside -------------------------------------------------------------------------------------
-
-    def _asked(self, X: Any) -> Rows:
-        check_is_fitted(self)
-        return read_rows(self, X, reset=False)
 
     def _levels(self, rows: Rows) -> Tensor:
         levels: Tensor = self.estimator_._answer(rows, modules.GaussianMixture.log_prob)
@@ -205,12 +193,6 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _distance(mixture: modules.GaussianMixture, x: Tensor) -> Tensor:
     return mixture.mahalanobis(x).gather(-1, mixture.predict(x).unsqueeze(-1)).squeeze(-1)
-
-
-def _some(rows: Rows, index: Tensor) -> Any:
-    if len(index) == len(rows):
-        return rows.table
-    return rows.table[index.to(rows.device) if isinstance(rows.table, Tensor) else index.numpy()]
 
 
 def _quantile(values: Tensor, weights: Tensor, share: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -13,29 +13,27 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 from torch import Tensor
 
-from .. import checks
-from .. import mixture as modules
-from ..covariance import families
 from ..errors import ConvergenceWarning as OwnConvergenceWarning
 from ..errors import InputError
 from ..fitting import EM, OnlineEM, OnlineState, ShrunkEM, Tolerance, fit, shrunk
-from ..parameters import Parameters, filled_up, stacked, without_absent
-from .attributes import attributes_of
+from ..mixture import GaussianMixture
+from ..parameters import Parameters, filled_up
+from .by_class import ByClass
 from .online import after_fit, learn
-from .rows import Rows, in_kind, read_rows
+from .rows import Rows, read_rows
+from .settings import SHARED, unfitted
 
 __all__ = ["GaussianMixtureClassifier"]
 
 _NOT_CONVERGED = (
     "{} of {} classes did not converge: raise max_iter or tol, or look for degenerate rows."
 )
-_KEPT = ("weights_", "means_", "covariances_")
 
 
-class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixtureClassifier(ByClass, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Bayes' rule with a Gaussian mixture per class: `p(c | x)` by `prior_c p(x | c)`.
 
     With one full component per class it is quadratic discriminant analysis, with one diagonal
@@ -84,24 +82,12 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         True
     """
 
-    classes_: np.ndarray
     class_count_: np.ndarray
-    class_prior_: np.ndarray
-    _found: list[Parameters | None]
 
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own name and form
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions({"full", "tied", "diag", "spherical", *families()})],
+        **SHARED,
         "priors": ["array-like", None],
         "shrinkage": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"}), None],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
-        "random_state": ["random_state"],
-        "device": [str, torch.device, None],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
     }
 
     def __init__(
@@ -140,7 +126,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         self._validate_params()
         rows = read_rows(self, X, reset=True, floats=True)
         labels = _labels(rows, y)
-        weights = None if sample_weight is None else checks.check_weights(sample_weight, len(rows))
+        weights = rows.weights(sample_weight)
         self.classes_, of = np.unique(labels, return_inverse=True)
         self.class_count_ = self._counted(of, weights)
         if not self.class_count_.all():
@@ -185,7 +171,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         first = not self.__sklearn_is_fitted__()
         rows = read_rows(self, X, reset=first, floats=True)
         labels = _labels(rows, y)
-        weights = None if sample_weight is None else checks.check_weights(sample_weight, len(rows))
+        weights = rows.weights(sample_weight)
         if first:
             if classes is None:
                 raise InputError("classes must be passed on the first call to partial_fit.")
@@ -209,45 +195,6 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
         self._hold(found, rows)
         return self
 
-    # questions ----------------------------------------------------------------------------------
-
-    @property
-    def mixture_(self) -> modules.GaussianMixture:
-        """The mixtures of all classes as one module with `batch_shape=(C,)`, a copy."""
-        check_is_fitted(self)
-        known = next(p for p in self._found if p is not None)
-        most = max(p.n_components for p in self._found if p is not None)
-        each = [filled_up(known if p is None else p, most) for p in self._found]
-        return modules.GaussianMixture.from_parameters(stacked(each), dtype=self._dtype)
-
-    def predict_joint_log_proba(self, X: Any) -> Any:
-        """`log prior_c + log p(x | c)`, `(N, C)`, in nats."""
-        rows = self._asked(X)
-        return in_kind(self._joint(rows), rows.table)
-
-    def predict_log_proba(self, X: Any) -> Any:
-        """Log-probabilities of the classes, `(N, C)`."""
-        rows = self._asked(X)
-        return in_kind(self._joint(rows).log_softmax(-1), rows.table)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Probabilities of the classes, `(N, C)`."""
-        rows = self._asked(X)
-        return in_kind(self._joint(rows).softmax(-1), rows.table)
-
-    def predict(self, X: Any) -> Any:
-        """The likeliest class of every row, `(N,)`."""
-        rows = self._asked(X)
-        labels = self.classes_[self._joint(rows).argmax(-1).cpu().numpy()]
-        if isinstance(rows.table, Tensor) and labels.dtype.kind in "iufb":
-            return torch.from_numpy(labels).to(rows.device)
-        return labels
-
-    def score_samples(self, X: Any) -> Any:
-        """Log-density of every row whatever its class, `(N,)`, in nats."""
-        rows = self._asked(X)
-        return in_kind(self._joint(rows).logsumexp(-1), rows.table)
-
     # inside -------------------------------------------------------------------------------------
 
     def _method(self) -> EM:
@@ -255,16 +202,9 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             return EM(self.max_iter, reg_covar=self.reg_covar)
         return ShrunkEM(self.max_iter, reg_covar=self.reg_covar, shrinkage=self.shrinkage)
 
-    def _unfitted(self, rows: Rows, present: np.ndarray) -> modules.GaussianMixture:
+    def _unfitted(self, rows: Rows, present: np.ndarray) -> GaussianMixture:
         """A batch of one mixture per class, none with more components than it has rows."""
-        mixture = modules.GaussianMixture(
-            self.n_components,
-            rows.n_features,
-            self.covariance_type,
-            batch_shape=(len(present),),
-            dtype=rows.dtype,
-            device=rows.device if self.device is None else self.device,
-        )
+        mixture = unfitted(self, rows, (len(present),))
         with torch.no_grad():
             for c in np.flatnonzero(present < self.n_components).tolist():
                 mixture.logits[c, max(1, int(present[c])) :] = -torch.inf
@@ -288,33 +228,6 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
             raise InputError(f"priors must sum to 1, got {priors.sum():g}")
         self.class_prior_ = priors
 
-    def _hold(self, found: list[Parameters | None], rows: Rows) -> None:
-        """Keep the parameters, and show them as attributes of the kind that the rows are."""
-        self._found = [None if p is None else without_absent(p) for p in found]
-        self._dtype = rows.dtype
-        if all(p is None for p in found):
-            return
-        held = self.mixture_.as_parameters(torch.float64).map(Tensor.detach)
-        for name, value in attributes_of(held).items():
-            if name in _KEPT:
-                setattr(self, name, in_kind(value.to(rows.dtype), rows.table))
-
-    def _asked(self, X: Any) -> Rows:
-        check_is_fitted(self)
-        return read_rows(self, X, reset=False)
-
-    @torch.no_grad()
-    def _joint(self, rows: Rows) -> Tensor:
-        """`log prior + log p(x | c)` of all rows `(N, C)`, on their device."""
-        place = rows.device if self.device is None else torch.device(self.device)
-        mixture = self.mixture_.to(place)
-        prior = torch.from_numpy(self.class_prior_).log()
-        unknown = torch.tensor([p is None for p in self._found])
-        prior = prior.masked_fill(unknown, -torch.inf).to(place, mixture.dtype)
-        blocks = rows.source(place, batch_size=self.batch_size).blocks()
-        answers = [(mixture.log_prob(b.x).mT + prior).to(rows.device) for b in blocks]
-        return torch.cat(answers)
-
     # learning row by row ------------------------------------------------------------------------
 
     def _online_method(self) -> OnlineEM:
@@ -336,9 +249,7 @@ class GaussianMixtureClassifier(ClassifierMixin, BaseEstimator):  # type: ignore
                 return
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             start = {"init": self.init_params, "generator": seed}
-        mixture = modules.GaussianMixture(
-            self.n_components, rows.n_features, self.covariance_type, dtype=rows.dtype
-        ).to(rows.device if self.device is None else self.device)
+        mixture = unfitted(self, rows)
         source = some.source(mixture.device, w)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OwnConvergenceWarning)

@@ -6,20 +6,18 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Self
 
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from .. import checks
 from .. import mixture as modules
 from ..collective import alone
-from ..covariance import as_family, families
+from ..covariance import as_family
 from ..errors import ConvergenceWarning as OwnConvergenceWarning
 from ..errors import InputError, SingularCovarianceError
 from ..fitting import EM, OnlineEM, OnlineState, Rescue, fit
@@ -30,6 +28,7 @@ from .course import Since, Verbose
 from .online import after_fit, learn
 from .questions import Questions
 from .rows import Rows, in_kind, read_rows
+from .settings import AT_LEAST_ONE, SHARED, unfitted
 from .start import AsScikitLearn, Given, check_given
 
 __all__ = ["GaussianMixture"]
@@ -108,22 +107,13 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
     _online: OnlineState | None
 
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own name and form
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions({"full", "tied", "diag", "spherical", *families()})],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions({"kmeans", "random", "random_from_data", "k-means++"})],
+        **SHARED,
         "weights_init": ["array-like", Tensor, None],
         "means_init": ["array-like", Tensor, None],
         "precisions_init": ["array-like", Tensor, Real, None],
-        "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
-        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "device": [str, torch.device, None],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "verbose_interval": [AT_LEAST_ONE],
     }
 
     def __init__(
@@ -185,8 +175,8 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
         self._validate_params()
         first = not self.__sklearn_is_fitted__()
         rows = read_rows(self, X, reset=first, floats=True)
-        weights = _weights(sample_weight, rows)
-        mixture = self._unfitted(rows) if first else self.mixture_
+        weights = rows.weights(sample_weight)
+        mixture = unfitted(self, rows) if first else self.mixture_
         source = rows.source(mixture.device, weights)
         method = OnlineEM(1, batch_size=self.batch_size, reg_covar=self.reg_covar)
         state, start = getattr(self, "_online", None), {}
@@ -209,8 +199,8 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
     def _fit(self, X: Any, sample_weight: Any) -> Rows:
         self._validate_params()
         rows = read_rows(self, X, reset=True, least=2, floats=True)
-        weights = _weights(sample_weight, rows)
-        mixture = self._unfitted(rows)
+        weights = rows.weights(sample_weight)
+        mixture = unfitted(self, rows)
         warm = self.warm_start and hasattr(self, "converged_")
         before = getattr(self, "lower_bound_", -math.inf) if warm else -math.inf
         if warm:
@@ -238,15 +228,6 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
         return rows
 
     # inside -------------------------------------------------------------------------------------
-
-    def _unfitted(self, rows: Rows) -> modules.GaussianMixture:
-        return modules.GaussianMixture(
-            self.n_components,
-            rows.n_features,
-            self.covariance_type,
-            dtype=rows.dtype,
-            device=rows.device if self.device is None else self.device,
-        )
 
     def _start(self, rows: Rows, weights: Tensor | None, device: torch.device) -> dict[str, Any]:
         """`init` and `generator` for `fit`."""
@@ -277,10 +258,6 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "means_")
-
-
-def _weights(sample_weight: Any, rows: Rows) -> Tensor | None:
-    return None if sample_weight is None else checks.check_weights(sample_weight, len(rows))
 
 
 def _counted(weights: Tensor | None, rows: Rows) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from .attributes import parameters_of
-from .rows import Rows, dtype_of, in_kind, read_rows
+from .rows import Rows, asked_rows, dtype_of, in_kind
 
 __all__ = ["Questions"]
 
@@ -48,19 +48,19 @@ class Questions:
 
     def score_samples(self, X: Any) -> Any:
         """Log-density of every row, `(N,)`, in nats."""
-        return self._ask(self._asked(X), GaussianMixture.log_prob)
+        return self._ask(asked_rows(self, X), GaussianMixture.log_prob)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-density of the rows, in nats."""
-        return float(self._answer(self._asked(X), GaussianMixture.log_prob).double().mean())
+        return float(self._answer(asked_rows(self, X), GaussianMixture.log_prob).double().mean())
 
     def predict(self, X: Any) -> Any:
         """The likeliest component of every row, `(N,)`."""
-        return self._ask(self._asked(X), GaussianMixture.predict)
+        return self._ask(asked_rows(self, X), GaussianMixture.predict)
 
     def predict_proba(self, X: Any) -> Any:
         """Posterior probability of each component for every row, `(N, K)`."""
-        return self._ask(self._asked(X), GaussianMixture.responsibilities)
+        return self._ask(asked_rows(self, X), GaussianMixture.responsibilities)
 
     def sample(self, n_samples: int = 1) -> tuple[Any, Any]:
         """Rows `(n_samples, D)` and their components `(n_samples,)`, component by component.
@@ -92,7 +92,7 @@ class Questions:
     # inside -------------------------------------------------------------------------------------
 
     def _deviance(self, X: Any) -> float:
-        rows = self._asked(X)
+        rows = asked_rows(self, X)
         return -2 * float(self._answer(rows, GaussianMixture.log_prob).double().sum())
 
     def _n_parameters(self) -> int:
@@ -107,10 +107,6 @@ class Questions:
         dtype = dtype_of(self.means_)
         wanted = torch.device(place if self.device is None else self.device)
         return GaussianMixture.from_parameters(self._parameters().to(dtype, wanted))
-
-    def _asked(self, X: Any) -> Rows:
-        check_is_fitted(self)
-        return read_rows(self, X, reset=False)
 
     def _ask(self, rows: Rows, question: _Question) -> Any:
         return in_kind(self._answer(rows, question), rows.table)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from .. import checks
 from ..data import ArraySource, arrays
 
-__all__ = ["Rows", "dtype_of", "in_kind", "read_rows"]
+__all__ = ["Rows", "asked_rows", "dtype_of", "in_kind", "read_rows"]
 
 _FLOATS = (np.float64, np.float32)
 
@@ -56,10 +56,16 @@ class Rows:
         return ArraySource(table, weights, block_rows=batch_size)
 
     def some(self, index: Tensor) -> Rows:
-        """The rows with these numbers."""
+        """The rows with these numbers, ascending; all of them are no copy."""
+        if len(index) == len(self):
+            return self
         if isinstance(self.table, Tensor):
             return Rows(self.table[index.to(self.device)])
         return Rows(self.table[index.numpy()])
+
+    def weights(self, sample_weight: Any) -> Tensor | None:
+        """What the rows weigh, `(N,)`, as a user says it, checked."""
+        return None if sample_weight is None else checks.check_weights(sample_weight, len(self))
 
     def on_host(self) -> np.ndarray | None:
         """The rows as NumPy has them, without a copy; None where they are on an accelerator."""
@@ -109,3 +115,9 @@ def read_rows(estimator: Any, X: Any, *, reset: bool, least: int = 1, floats: bo
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float64
     checks.check_finite(x, dtype)
     return Rows(x)
+
+
+def asked_rows(estimator: Any, X: Any) -> Rows:
+    """Rows about which a fitted estimator is asked; one that is not fitted is refused."""
+    check_is_fitted(estimator)
+    return read_rows(estimator, X, reset=False)
