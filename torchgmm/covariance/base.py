@@ -3,7 +3,7 @@
 Inside, every family keeps a *head* axis `H` before the axes of its factor: `H = K` where each
 component has its own covariance, `H = 1` where all share one. So tied families differ from the
 others by a sum over one axis and by nothing else. `factor` is what `H` holds one of: a Cholesky
-factor `(D, D)`, standard deviations `(D,)`, or one standard deviation `(1,)`.
+factor `(D, D)` or another square root, standard deviations `(D,)`, or one of them `(1,)`.
 """
 
 from __future__ import annotations
