@@ -1,7 +1,6 @@
 """Tables of data: the float32 grid of the contract, easy blobs, and parameters drawn at random."""
 
 import dataclasses
-import functools
 import math
 from dataclasses import dataclass
 
@@ -54,7 +53,6 @@ class Case:
         noise = torch.randn(self.n, self.d, generator=g, dtype=torch.float64)
         return (means[labels] + (factors[labels] @ noise[..., None]).squeeze(-1)).to(dtype)
 
-    @functools.cache  # noqa: B019  a handful of cases
     def start(self, family, seed=0):
         """Parameters half a standard deviation off, twice as wide: what a first step may see."""
         means, factors = self._truth(torch.Generator().manual_seed(seed))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..answers import guessing
+
 __all__ = ["common_axes", "from_lower", "objective", "pulled_to_lower", "signs", "to_lower"]
 
 # Entries of Cayley's form beyond which columns of Q are turned round. The signs that are found then
@@ -29,7 +31,7 @@ def from_lower(lower: Tensor) -> Tensor:
     vector, so an error in the triangle is at most doubled.
     """
     skew, eye = _skew(lower)
-    rotation: Tensor = torch.linalg.solve(eye + skew, eye - skew)
+    rotation: Tensor = torch.linalg.solve_ex(eye + skew, eye - skew).result  # never singular
     return rotation
 
 
@@ -42,7 +44,7 @@ def to_lower(rotation: Tensor) -> Tensor:
     """
     lower, largest = _lower_of(rotation)
     turned = ~(largest <= _LARGEST)
-    if not bool(turned.any()):
+    if not guessing() and not bool(turned.any()):
         return lower
     sign = torch.where(turned.unsqueeze(-1), signs(rotation), 1.0)
     return _lower_of(rotation * sign.unsqueeze(-2))[0]
@@ -158,7 +160,8 @@ def _best(s: Tensor, w: Tensor, tried: Tensor) -> Tensor:
     # such as are equal but for rounding: always the same ones
     levels[..., 0] -= 1e-12 * s.shape[-1]
     best = levels.nan_to_num(nan=math.inf).argmin(-1)
-    found: Tensor = tried[torch.arange(len(best), device=best.device), best]
+    best = best[..., None, None, None].expand(-1, 1, *tried.shape[-2:])
+    found: Tensor = tried.gather(-3, best).squeeze(-3)
     return found
 
 
@@ -192,8 +195,8 @@ def _descent(s: Tensor, w: Tensor, start: Tensor, steps: int, tolerance: float) 
     way, length = at.angles, torch.ones_like(at.level)
     going = at.gain > tolerance
     for _ in range(steps):
-        if not bool(going.any()):
-            break
+        if not guessing() and not bool(going.any()):
+            break  # nothing would change any more
         steep = _inner(at.slope, way)
         way = torch.where((steep < 0)[:, None, None], way, at.angles)
         steep = torch.where(steep < 0, steep, -at.gain)
