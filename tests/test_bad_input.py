@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from tests.cases import blobs
-from torchgmm import EM, GaussianMixture, InputError, TorchGMMError
+from torchgmm import (
+    EM,
+    GaussianMixture,
+    Gradient,
+    InputError,
+    OnlineEM,
+    Progress,
+    TorchGMMError,
+    select,
+)
 from torchgmm.fitting import RelativeTolerance, Rescue, Tolerance
 
 ROWS = blobs(60, 2, dtype=torch.float32)
@@ -52,6 +62,13 @@ BAD_ROWS = {
     "ragged": ([[1.0, 2.0], [3.0]], r"ragged"),
     "text": ([["1", "2"], ["3", "4"]], r"must be numbers"),
     "a dictionary": ({"x": 1}, r"dict"),
+    "a set": ({1.0, 2.0}, r"set"),
+    "a sparse tensor": (ROWS.to_sparse(), r"sparse tensor.*sparse_coo.*x\.to_dense\(\)"),
+    "a sparse array": (sparse.csr_array(ROWS.numpy()), r"sparse csr_array.*x\.toarray\(\)"),
+    "masked values": (
+        np.ma.masked_greater(ROWS.numpy(), 0.0),
+        r"\d+ masked value\(s\): drop those rows.*compress_rows.*filled",
+    ),
 }
 
 
@@ -68,7 +85,8 @@ def test_rows_that_cannot_be_scored_are_refused(case):
     mixture = GaussianMixture(2, 2)
     if case == "no columns":
         message = "rows are empty"
-    for question in (mixture.log_prob, mixture.predict, mixture.score, mixture.bic):
+    of_each = () if case == "no rows" else (mixture.log_prob, mixture.predict)
+    for question in (*of_each, mixture.score, mixture.bic, mixture.icl):
         with pytest.raises(InputError, match=message):
             question(rows)
 
@@ -83,6 +101,27 @@ def test_another_width_is_refused():
     for ask in (mixture.fit, mixture.log_prob, mixture.predict, mixture.bic):
         with pytest.raises(InputError, match=r"rows have 3 columns.*n_features=2"):
             ask(torch.zeros(9, 3))
+
+
+def test_a_path_is_read_by_those_who_read_in_blocks_and_named_by_the_others(tmp_path):
+    np.save(tmp_path / "rows.npy", ROWS.numpy())
+    mixture = GaussianMixture(2, 2)
+    assert torch.equal(mixture.score(tmp_path / "rows.npy"), mixture.score(ROWS))
+    for question in (mixture.log_prob, mixture.predict, mixture.responsibilities):
+        with pytest.raises(InputError, match=r"in memory.*got the path .*rows\.npy.*read_table"):
+            question(tmp_path / "rows.npy")
+
+
+@pytest.mark.parametrize("shape", [(4, 60, 2), (5, 5, 60, 2), (4, 3, 60, 2)])
+def test_rows_of_another_batch_are_refused(shape):
+    with pytest.raises(InputError, match=r"do not fit a batch of mixtures of shape \(4, 5\)"):
+        GaussianMixture(2, 2, batch_shape=(4, 5)).log_prob(torch.zeros(shape))
+
+
+def test_an_array_with_a_mask_and_nothing_masked_is_an_array():
+    plain = np.ma.masked_array(ROWS.numpy(), mask=False)
+    mixture = GaussianMixture(2, 2)
+    assert torch.equal(mixture.log_prob(plain), mixture.log_prob(ROWS))
 
 
 def test_a_bad_value_far_into_the_rows_is_found_where_it_is():
@@ -106,6 +145,11 @@ BAD_WEIGHTS = {
     "all zero": (torch.zeros(N), r"all 60 weights are zero"),
     "a NaN": (weights(torch.nan, 5), r"1 NaN or infinite.*row 5"),
     "an infinity": (weights(torch.inf, 0, 5), r"2 NaN or infinite.*row 0"),
+    "too small": (
+        torch.full((N,), 1e-42),
+        r"largest weight is 1.*e-42.*1e-30 to 1e\+30",
+    ),
+    "too large": (weights(1e38, 4), r"largest weight is 1e\+38.*divide them by their largest"),
     "complex": (weights().to(torch.complex64), r"weights must be real"),
     "strings": (["a"] * N, r"weights"),
     "ragged": ([[1.0], [1.0, 2.0]], r"weights"),
@@ -119,6 +163,13 @@ def test_weights_that_cannot_be_used_are_refused(case):
     for ask in (mixture.fit, mixture.score, mixture.bic, mixture.aic, mixture.icl):
         with pytest.raises(InputError, match=message):
             ask(ROWS, weights=w)
+
+
+@pytest.mark.parametrize("family", ["full", "diagonal"])
+def test_weights_of_a_stream_that_are_out_of_range_are_no_start(family):
+    batches = [(ROWS, torch.full((N,), 1e-60, dtype=torch.float64))]  # zero in float32
+    with pytest.raises(InputError, match=r"sums of the rows for a start.*weights.*rescale"):
+        GaussianMixture(2, covariance=family).fit(batches, weights=1)
 
 
 SETTINGS = {
@@ -141,6 +192,25 @@ SETTINGS = {
     "fractional max_iter": (lambda: EM(max_iter=1e3), "max_iter must be an integer, got 1000.0"),
     "negative floor": (lambda: EM(reg_covar=-1e-3), "reg_covar must be at least 0.*-0.001"),
     "NaN floor": (lambda: EM(reg_covar=float("nan")), "reg_covar.*nan"),
+    "a text as floor": (lambda: EM(reg_covar="1"), "reg_covar must be a number.*text '1'"),
+    "a text as exponent": (lambda: OnlineEM(exponent="a"), "exponent must be a number, got 'a'"),
+    "a text as rate": (lambda: Gradient(lr="a"), "lr must be a number, got 'a'"),
+    "the name of a method": (
+        lambda: fit(method="EM"),
+        r"method must be of type Method.*EM\(\), got 'EM'",
+    ),
+    "the class of a method": (lambda: fit(method=EM), r"the class EM: write EM\(\)"),
+    "a number as rule": (
+        lambda: fit(stop=1e-5),
+        "stop must be of type Stop.*got 1e-05",
+    ),
+    "one observer": (lambda: fit(observers=Progress()), r"list of observers.*write \[\.\.\.\]"),
+    "a function as observer": (
+        lambda: fit(observers=[print]),
+        "must be of type Observer.*print",
+    ),
+    "a search by a name": (lambda: select(ROWS, [1], method="EM"), r"method must be.*got 'EM'"),
+    "a search to a number": (lambda: select(ROWS, [1], stop=1e-5), "stop must be.*got 1e-05"),
     "unknown policy": (lambda: Rescue(empty="drop"), "empty must be keep, reseed or raise.*'drop'"),
     "no runs": (lambda: fit(n_init=0), "n_init must be at least 1, got 0"),
     "a fractional seed": (
@@ -183,8 +253,11 @@ def test_settings_that_mean_nothing_are_refused(case):
         call()
 
 
+WRONG_RULES = [{"tol": wrong} for wrong in (-1.0, float("nan"), "0.1", None)] + [{"patience": 0}]
+
+
 @pytest.mark.parametrize("rule", [Tolerance, RelativeTolerance])
-@pytest.mark.parametrize("wrong", [{"tol": -1.0}, {"tol": float("nan")}, {"patience": 0}])
+@pytest.mark.parametrize("wrong", WRONG_RULES)
 def test_stopping_rules_that_mean_nothing_are_refused(rule, wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
         rule(**wrong)

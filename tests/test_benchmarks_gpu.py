@@ -141,6 +141,8 @@ def test_the_clock_of_a_gpu_reads_its_events(monkeypatch):
     for _ in range(4):
         clock.stamp()
     assert clock.read() == [0.003, 0.005, 0.007]
+    clock.stamp(3)  # three that went together
+    assert clock.read()[3:] == pytest.approx([0.003] * 3)
 
 
 def workers(name):
@@ -188,8 +190,13 @@ def test_tiles_can_be_tuned(capsys, monkeypatch, device):
     sizes = "--rows 40 --features 3 --components 2 --repeats 1 --most 2 --precision ieee"
     tune.main(["--device", str(device), *sizes.split()])
     said = capsys.readouterr()
-    full, diagonal = said.out.splitlines()
+    full, diagonal, *budgets, products, clusters = said.out.splitlines()
     assert full.startswith("full 40x3-2 ieee: Tile(sizes=(32, 16, 16)")
     assert diagonal.startswith("diagonal 40x3-2 ieee: Tile(sizes=(32, 16, 1)")
+    assert [line.split(": ")[0] for line in budgets] == [
+        f"quadratic full 40x3-2, chunks of {mib} MiB" for mib in tune.BUDGETS
+    ]
+    assert products.startswith("products 3-2 ieee: Tile(sizes=(64, 64, 16)")
+    assert clusters.startswith("k-means 40x3-2: Tile(sizes=(32, 32, 16)")
     assert "None" not in said.out
     assert not said.err

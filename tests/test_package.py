@@ -10,6 +10,7 @@ import sys
 import tomllib
 
 import pytest
+import torch
 
 import torchgmm
 
@@ -220,3 +221,17 @@ def test_every_family_stands_in_the_readme(root):
     text = (root / "README.md").read_text()
     for family in torchgmm.families():
         assert f'`"{family}"`' in text, family
+
+
+def test_what_is_found_is_a_line_at_a_prompt():
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    mixture = torchgmm.GaussianMixture(2)
+    mixture.fit(x, generator=0)
+    for found in (
+        torchgmm.select(x, [1, 2], "full", generator=0),
+        torchgmm.cluster(mixture, x),
+        torchgmm.calibrate(mixture, x),
+        torchgmm.bootstrap_test(x, 1, n_replicates=3, generator=0),
+    ):
+        assert repr(found) == f"<{type(found).__name__} {found}>"
+        assert "\n" not in repr(found)

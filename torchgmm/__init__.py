@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .clusters import cluster as cluster
     from .collective import alone as alone
     from .covariance import Family as Family
+    from .covariance import RelativeFloor as RelativeFloor
     from .covariance import families as families
     from .data import as_source as as_source
     from .density import Calibration as Calibration
@@ -104,6 +105,7 @@ _ROOM = {
     "RandomResponsibilities": "seeding",
     "RandomRows": "seeding",
     "Reduced": "reduction",
+    "RelativeFloor": "covariance",
     "RelativeTolerance": "fitting",
     "Rescue": "fitting",
     "SQUAREM": "fitting",

@@ -11,17 +11,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .covariance import Family, as_family
+from .data import Groups
 from .errors import InputError, StoreError
 from .fitting import (
+    BatchResult,
+    BatchStep,
+    Course,
+    Ends,
     Event,
     FitResult,
     Method,
     Observer,
     Problem,
+    Progress,
     Resumption,
     RowsEvent,
     State,
@@ -40,7 +47,9 @@ VERSION = 1
 # within a step a write comes after so many seconds at the earliest, however short `every` is
 _WITHIN = 1.0
 # what a checkpoint may hold besides the states of methods; nothing else is ever made from a file
-_VALUES = (Parameters, Moments, Step, StepSums, FitResult)
+_VALUES = (
+    Parameters, Moments, Step, BatchStep, StepSums, FitResult, BatchResult, Course, Ends, Progress
+)  # fmt: skip
 _WRONG = (KeyError, ValueError, TypeError, AttributeError, InputError)
 
 
@@ -50,7 +59,8 @@ class Checkpoint(Observer):
     A step that takes longer than that is written in its middle, with the place of the reader. The
     file is replaced as a whole: whenever the process is killed, the last one is intact, and
     `fit(..., resume=read_checkpoint(path))` gives the same mixture, bit for bit, as the fit that
-    was not killed (same machine, on the CPU).
+    was not killed (same machine, on the CPU). So does that of a batch of mixtures, which is written
+    between two steps where all climb together.
 
     Args:
         path: the file.
@@ -69,7 +79,7 @@ class Checkpoint(Observer):
         """Remember the generator, whose state belongs to a checkpoint."""
         self._generator = problem.generator
         self._began = time.monotonic()
-        if not problem.source.stable:
+        if not problem.source.stable and not isinstance(problem.source, Groups):
             warnings.warn(
                 "the loader draws another order of its rows on every pass: a fit that goes on "
                 "from this checkpoint is another one. For the same, bit for bit, give it "
@@ -106,11 +116,14 @@ class Checkpoint(Observer):
         assert self._unwritten is not None
         (event, generator), self._unwritten = self._unwritten, None
         tensors: dict[str, Tensor] = {"generator": generator}
+        # of mixtures that climb together their course holds the steps
+        together = event.progress is not None and event.progress.ends is not None
         content = {
             "run": event.run,
             "state": _packed(event.state, "state", tensors),
-            "history": _packed(event.history, "history", tensors),
+            "history": _packed(() if together else event.history, "history", tensors),
             "best": _packed(event.best, "best", tensors),
+            "progress": _packed(event.progress, "progress", tensors),
             "seconds": event.seconds if isinstance(event, RowsEvent) else 0.0,
         }
         _write(content, tensors, FORMAT, self.path)
@@ -134,7 +147,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Resumption:
                 raise TypeError(f"a {type(value).__name__} stands where it does not belong")
         seconds = float(content.get("seconds", 0.0))
         run, generator = int(content["run"]), tensors["generator"]
-        return Resumption(run, state, history, best, generator, seconds)
+        progress = _unpacked(content.get("progress"), tensors)
+        if not isinstance(progress, Progress | None):
+            raise TypeError(f"a {type(progress).__name__} stands where it does not belong")
+        return Resumption(run, state, history, best, generator, seconds, progress)
     except _WRONG as error:
         raise StoreError(f"{path} is damaged: {error!r}") from error
 
@@ -185,6 +201,8 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
+    if isinstance(value, np.ndarray):
+        return {"array": _packed(torch.from_numpy(value), name, tensors)}
     if isinstance(value, Family):
         return {"family": value.name}
     if isinstance(value, Status):
@@ -210,6 +228,8 @@ def _unpacked(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
         return packed
     if "tensor" in packed:
         return tensors[packed["tensor"]]
+    if "array" in packed:
+        return _unpacked(packed["array"], tensors).numpy()
     if "family" in packed:
         return as_family(packed["family"])
     if "status" in packed:

@@ -13,8 +13,11 @@ from .errors import InputError
 __all__ = [
     "as_generator",
     "check_count",
+    "check_device",
     "check_finite",
-    "check_floor",
+    "check_kind",
+    "check_leading",
+    "check_real",
     "check_rows",
     "check_weights",
     "compute_dtype",
@@ -25,6 +28,9 @@ __all__ = [
 
 # Sums of squares of whitened rows must stay finite: (1e15 / sqrt(reg_covar))^2 * rows < 3e38.
 _LARGEST = {torch.float32: 1e15, torch.float64: 1e140}
+# Weights go into float32 sums with squares of rows; their largest is where those keep their digits.
+_WEIGHTS = (1e-30, 1e30)
+_WITHOUT_FLOAT64 = {"mps"}  # Apple's GPUs
 # Above this float32 no longer holds every integer.
 _EXACT_INTEGERS = 2**24
 
@@ -32,6 +38,19 @@ _EXACT_INTEGERS = 2**24
 def largest_allowed(dtype: torch.dtype) -> float:
     """The largest absolute value that rows computed in `dtype` may have."""
     return _LARGEST[dtype]
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse devices on which nothing can be exact.
+
+    Raises:
+        InputError: the device has no float64, in which parameters are prepared and sums made.
+    """
+    if device.type in _WITHOUT_FLOAT64:
+        raise InputError(
+            f"device {device.type} has no float64, in which covariances are inverted and sums "
+            "made: move mixture and rows to the CPU, .cpu(), or to a CUDA device"
+        )
 
 
 def compute_dtype(rows: torch.dtype, mixture: torch.dtype) -> torch.dtype:
@@ -59,14 +78,57 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def check_floor(value: float) -> None:
-    """`reg_covar`: at least 0 and finite."""
-    if not 0 <= value < float("inf"):
-        raise InputError(f"reg_covar must be at least 0 and finite, got {value}")
+def as_generator(
+    generator: torch.Generator | int | None, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """What randomness comes from: a generator as it is, or one on `device` from a seed.
+
+    Without either the seed is drawn from torch's global generator.
+
+    Raises:
+        InputError: neither, or a seed below 0.
+    """
+    if isinstance(generator, torch.Generator):
+        return generator
+    if generator is None:
+        generator = int(torch.randint(2**62, ()))
+    seed = check_count("the seed (generator=)", generator, least=0)
+    return torch.Generator(device).manual_seed(seed)
 
 
-def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0) -> None:
-    """Rank and width of rows `(*B, N, D)`.
+def check_kind(name: str, value: Any, kind: type, such_as: str) -> None:
+    """Refuse what is no object of `kind`, and say so of a class in its place.
+
+    Args:
+        name: of the argument, for the message.
+        value: the argument.
+        kind: the class it must have.
+        such_as: how one is written, for the message.
+    """
+    if isinstance(value, kind):
+        return
+    got = f"{value!r} ({type(value).__name__})"
+    if isinstance(value, type):
+        got = f"the class {value.__name__}"
+        got += f": write {value.__name__}()" if issubclass(value, kind) else ""
+    raise InputError(f"{name} must be of type {kind.__name__}, such as {such_as}, got {got}")
+
+
+def check_real(name: str, value: Any) -> None:
+    """Refuse what is no real number, a tensor of one element aside."""
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(value).__name__
+        raise InputError(f"{name} must be a number, got {value!r} ({kind})") from error
+    if isinstance(value, str):
+        raise InputError(f"{name} must be a number, got the text {value!r}")
+
+
+def check_rows(
+    shape: tuple[int, ...], n_features: int | None, n_batch: int = 0, *, none: bool = False
+) -> None:
+    """Rank and width of rows `(*B, N, D)`; `none` where no rows at all are rows too.
 
     Raises:
         InputError: wrong rank, no rows, no columns, or not `n_features` columns.
@@ -80,10 +142,19 @@ def check_rows(shape: tuple[int, ...], n_features: int | None, n_batch: int = 0)
             f"rows must be {wanted}, got shape {tuple(shape)}: flatten the leading axes, "
             "x.flatten(0, -2), or the trailing ones, x.flatten(1)"
         )
-    if 0 in shape:
+    if 0 in (shape[:-2] + shape[-1:] if none else shape):
         raise InputError(f"rows are empty: shape {tuple(shape)}")
     if n_features is not None and shape[-1] != n_features:
         raise InputError(f"rows have {shape[-1]} columns, the mixture has n_features={n_features}")
+
+
+def check_leading(shape: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    """Refuse rows `(..., N, D)` whose leading axes do not broadcast to those of the mixtures."""
+    if any(a not in (1, b) for a, b in zip(shape[-3::-1], batch[::-1], strict=False)):
+        raise InputError(
+            f"rows {shape} do not fit a batch of mixtures of shape {tuple(batch)}: give a table "
+            f"(N, D) for all, or {(*batch, 'N', 'D')}"
+        )
 
 
 def check_finite(
@@ -151,7 +222,8 @@ def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
         part: these are the weights of some rows only, which may all be zero.
 
     Raises:
-        InputError: wrong size, negative, not finite, or all zero.
+        InputError: wrong size, negative, not finite, all zero, or all so small or one so large that
+            sums in float32 would not hold them.
     """
     if isinstance(weights, Tensor):
         w = weights.detach()
@@ -180,21 +252,16 @@ def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
             f"weights hold {int((w < 0).sum())} negative value(s), the least {float(w.min()):g} "
             f"in row {int(w.argmin())}: weights count rows"
         )
-    if not part and not float(w.sum()) > 0:
+    largest = float(w.max()) if len(w) else 0.0
+    if not part and largest == 0:
         raise InputError(f"all {n_rows} weights are zero: nothing is left to fit or score")
+    if largest > _WEIGHTS[1] or (not part and largest < _WEIGHTS[0]):
+        raise InputError(
+            f"the largest weight is {largest:g}, and sums in float32 take {_WEIGHTS[0]:g} to "
+            f"{_WEIGHTS[1]:g}: only the ratios of weights matter to a fit, divide them by their "
+            "largest"
+        )
     return w
-
-
-def as_generator(generator: torch.Generator | int | None) -> torch.Generator:
-    """A generator on the CPU: the one given, one of this seed, or one of a seed that torch draws.
-
-    Raises:
-        InputError: a seed that is none.
-    """
-    if isinstance(generator, torch.Generator):
-        return generator
-    seed = int(torch.randint(2**62, ())) if generator is None else generator
-    return torch.Generator().manual_seed(check_count("the seed (generator=)", seed, least=0))
 
 
 def place_of(data: Any, device: torch.device | str | None) -> torch.device:

@@ -122,6 +122,10 @@ class Calibration:
         lines += [f"| {j} | {far:.4f} | {p:.2g} |" for j, (far, p) in enumerate(pairs)]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        """The same at a prompt; what it holds is in the attributes."""
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         """The verdict in a line."""
         worst = int(self.distance.argmax())

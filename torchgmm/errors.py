@@ -47,11 +47,11 @@ class NotSizedError(TorchGMMError, RuntimeError):
 class SingularCovarianceError(TorchGMMError, ArithmeticError):
     """A covariance has no spread in some direction and the floor is zero."""
 
-    def __init__(self, components: list[Any], floor: float) -> None:
+    def __init__(self, components: list[Any]) -> None:
         shown = ", ".join(map(str, components[:8])) + (", ..." if len(components) > 8 else "")
         super().__init__(
             f"the rows of component(s) {shown} have no spread in some direction (constant or "
-            f"duplicated columns, or too few rows) and reg_covar={floor:g}: give a larger "
+            f"duplicated columns, or too few rows) and reg_covar=0: give a larger "
             "reg_covar, fewer components, or a simpler covariance family"
         )
 

@@ -177,7 +177,8 @@ def _checked(
     family = as_family(covariance)
     check_shapes(means, family, logits=(logits, one_each), scale=(scale, family.scale_shape))
     *batch, _, d = means.shape
-    checks.check_rows(tuple(x.shape), d, len(batch))
+    checks.check_device(x.device)
+    checks.check_rows(tuple(x.shape), d, len(batch), none=True)
     if x.dim() > 2 and tuple(x.shape[:-2]) != tuple(batch):
         raise InputError(
             f"rows must be (N, D) or (*B, N, D) with batch axes {tuple(batch)}, got shape "

@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["assign", "kmeans", "kmeans_plus_plus", "one_hot"]
+from .buffers import room
+from .kernels.base import has_triton, members, one_hot
+
+__all__ = ["assign", "kmeans", "kmeans_plus_plus"]
 
 _CHUNK_BYTES = 32 * 2**20
 _TILE_BYTES = 4 * 2**20  # of distances: they stay in the cache
 _TILE_BYTES_ON_GPU = 128 * 2**20  # a launch, and a look at the labels, want work
+_FUSED_ROWS = 4 * 2**20  # that are sorted at once: some 100 MiB
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -133,6 +137,16 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     near = (centres.double() - origin.double()).to(x.dtype)
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), dtype=x.dtype, device=x.device)
+    if is_fused(x):
+        from .kernels import triton_nearest
+
+        size = max(256, _CHUNK_BYTES // (x.element_size() * x.shape[1]))
+        for part in (slice(s, s + size) for s in range(0, len(x), size)):
+            rows = x[part] - origin
+            label, away = triton_nearest.nearest(rows[None], near[None])
+            labels[part] = label[0]
+            distances[part] = away[0].add_((rows * rows).sum(1)).clamp_min_(0)
+        return labels, distances
     size = max(256, _CHUNK_BYTES // (8 * max(len(centres), x.shape[1])))
     for start in range(0, len(x), size):
         part = slice(start, start + size)
@@ -141,23 +155,6 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
         distance = cross.add_((near * near).sum(1)).clamp_min_(0)
         torch.min(distance, dim=1, out=(distances[part], labels[part]))
     return labels, distances
-
-
-def one_hot(gaps: Tensor) -> Tensor:
-    """1 where `gaps (..., K, n)`, at least 0, are 0 over K (of several the first), 0 elsewhere.
-
-    Overwrites them. By arithmetic, which is several times as fast as comparing.
-    """
-    member = _members(gaps)
-    if not bool((member.sum(-2) == 1).all()):
-        member *= member.cumsum(-2) == 1
-    return member
-
-
-def _members(gaps: Tensor) -> Tensor:
-    """1 where gaps are 0, 0 elsewhere; overwrites them."""
-    least = torch.finfo(gaps.dtype).tiny  # a power of two: 1 - gap / least is exactly 0 or 1
-    return gaps.clamp_(max=least).mul_(-1 / least).add_(1)
 
 
 def _centroids(table: Tensor, summed: Tensor, old: Tensor) -> Tensor:
@@ -170,7 +167,7 @@ def _centroids(table: Tensor, summed: Tensor, old: Tensor) -> Tensor:
     """
     d, near = old.shape[-1], old.to(table.dtype)
     theta = torch.cat([-2 * near, near.square().sum(-1, keepdim=True)], -1)
-    sums = _sums(table, summed, theta, _members)
+    sums = _sums(table, summed, theta, members)
     total = sums[..., d]
     least, count = torch.stack([total.amin(), sums[..., -1].sum()]).tolist()
     if count != len(old) * table.shape[1]:  # a row has two nearest centres: it counts once
@@ -188,28 +185,55 @@ def _centroids(table: Tensor, summed: Tensor, old: Tensor) -> Tensor:
 
 
 def _sums(
-    table: Tensor, summed: Tensor, theta: Tensor, members: Callable[[Tensor], Tensor]
+    table: Tensor, summed: Tensor, theta: Tensor, belong: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Sums `(B, K, ...)` of the rows nearest to each centre, in float64.
 
     By a product with one-hot labels: deterministic on a GPU too, where index_add is not.
     """
+    if is_fused(table):
+        return _fused_sums(table, summed, theta)
     b, k, _ = theta.shape
     width = summed.shape[-1]
     sums = torch.zeros(b, k, width, dtype=torch.float64, device=table.device)
+    space: Tensor | None = None
     for sets, part in _tiles(b, table.shape[1], k, table):
         rows, values = (t[:, part] if _shared(t, theta) else t[sets, part] for t in (table, summed))
-        distances = _matmul(theta[sets], rows.mT)
-        member = members(distances.sub_(distances.amin(-2, keepdim=True)))
+        own = theta[sets]
+        if space is None:  # of the first tile, the largest
+            space = room(len(own) * k * rows.shape[1], table)
+        distances = _matmul(own, rows.mT, space)
+        member = belong(distances, distances.amin(-2, keepdim=True))
         sums[sets].add_(_matmul(member, values).double())
     return sums
 
 
-def _matmul(left: Tensor, right: Tensor) -> Tensor:
+def is_fused(x: Tensor) -> bool:
+    """Whether distances to all centres are never stored: on a GPU, where Triton is."""
+    return x.is_cuda and has_triton()
+
+
+def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor) -> Tensor:
+    """`_sums` by kernels that sort the rows by their centres."""
+    from .kernels import triton_nearest
+
+    (b, k, _), near = theta.shape, -0.5 * theta[..., :-1]
+    sums = torch.zeros(b, k, summed.shape[-1], dtype=torch.float64, device=table.device)
+    size = max(1, _FUSED_ROWS // b)
+    for part in (slice(s, s + size) for s in range(0, table.shape[1], size)):
+        label, _ = triton_nearest.nearest(table[:, part, :-1], near)
+        sums += triton_nearest.cluster_sums(summed[:, part], None, label, k)[1]
+    return sums
+
+
+def _matmul(left: Tensor, right: Tensor, space: Tensor | None = None) -> Tensor:
     """`left (B, K, n) @ right (B | 1, n, m)`: one product, where all data sets are one."""
+    (b, k, n), m = left.shape, right.shape[-1]
+    out = None if space is None else space[: b * k * m].view(b, k, m)
     if not _shared(right, left):
-        return torch.bmm(left, right)
-    return torch.mm(left.reshape(-1, left.shape[-1]), right[0]).view(*left.shape[:2], -1)
+        return torch.bmm(left, right, out=out)
+    flat = None if out is None else out.view(b * k, m)
+    return torch.mm(left.reshape(b * k, n), right[0], out=flat).view(b, k, m)
 
 
 def _refilled(x: Tensor, w: Tensor, centres: Tensor, old: Tensor, empty: Tensor) -> Tensor:

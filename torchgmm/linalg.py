@@ -24,7 +24,7 @@ def symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.mT) / 2
 
 
-def cholesky(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+def cholesky(matrix: Tensor, floor: float | Tensor) -> tuple[Tensor, Tensor]:
     """Lower factor of `matrix + floor * I`, repaired where rounding left it indefinite.
 
     With a floor, a matrix that Cholesky still refuses gets its eigenvalues raised to
@@ -33,12 +33,17 @@ def cholesky(matrix: Tensor, floor: float) -> tuple[Tensor, Tensor]:
 
     Args:
         matrix: `(..., D, D)`, symmetric.
-        floor: added to the diagonal.
+        floor: added to the diagonal: a number, or positive ones `(..., D)`, whose roots are then
+            the units in which a matrix is repaired.
 
     Returns:
         The factor `(..., D, D)` and a mask `(...)` of matrices that are singular and have no floor,
         whose factor is meaningless.
     """
+    if isinstance(floor, Tensor):
+        unit = floor.sqrt().unsqueeze(-1)
+        factor, singular = cholesky(matrix / unit / unit.mT, 1.0)
+        return unit * factor, singular
     matrix = symmetric(matrix)
     matrix.diagonal(dim1=-2, dim2=-1).add_(floor)
     factor, info = torch.linalg.cholesky_ex(matrix)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .covariance import Family, as_family
+from .covariance import Family, Floor, as_family, floor_of
 from .errors import InputError
 from .moments import Moments
 
@@ -240,7 +240,7 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
 def from_moments(
     moments: Moments,
     family: Family,
-    floor: float,
+    floor: Floor | Tensor,
     central: Tensor | None = None,
     before: Parameters | None = None,
 ) -> tuple[Parameters, Tensor]:
@@ -252,7 +252,8 @@ def from_moments(
     Args:
         moments: float64 sums.
         family: the structure of the covariances.
-        floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data.
+        floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data; a
+            relative one is resolved by these moments, which must then be of all rows.
         central: `family.central(moments)`, where it is known.
         before: the mixture of the E-step, which the answer is never worse than.
 
@@ -263,6 +264,7 @@ def from_moments(
     n = moments.weight.clamp_min(tiny)
     means = moments.frame + moments.first / n.unsqueeze(-1)
     logits = n.log() - n.sum(-1, keepdim=True).log()
+    floor = floor_of(floor, moments, family)
     last = None if before is None else before.scale.to(moments.second.dtype)
     scale, hopeless = family.estimate(moments, floor, central, last)
     return Parameters(logits, means, scale, family), hopeless

@@ -17,11 +17,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torchgmm.kernels import triton_axes, triton_matrix, triton_product, triton_run, triton_soft
+from torchgmm.kernels import (
+    triton_axes,
+    triton_matrix,
+    triton_nearest,
+    triton_product,
+    triton_run,
+    triton_soft,
+)
 
 SHARED = 227 * 2**10  # bytes that a program may have on compute capability 9.0
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
-INTEGERS = {"left", "right"}
+INTEGERS = {  # pointers to them, which are called otherwise elsewhere
+    triton_soft._multiply: {"left": "i32", "right": "i32"},
+    triton_nearest.nearest_centre: {"label": "i32"},
+    triton_nearest.sum_tiles: dict.fromkeys(("order", "edge", "first", "owner"), "i64"),
+    triton_nearest.join_tiles: {"first": "i64", "all_weight": "fp64", "all_total": "fp64"},
+}
 NUMBERS = re.compile(r"^(n_|stride_|slab_)")
 
 
@@ -53,6 +65,12 @@ def table():
             yield f"K={k}", triton_soft._soft_assign, {**limits, **sizes}, 4, dtype
         sizes = {"BN": triton_soft._ROWS, "BS": triton_soft._PAIRS}
         yield "", triton_soft._multiply, sizes, 4, dtype
+        sizes = dict(zip(("BN", "BK", "BJ"), triton_nearest._TILE.sizes, strict=True))
+        yield "", triton_nearest.nearest_centre, sizes, triton_nearest._TILE.warps, dtype
+        sizes = {"BN": triton_nearest._AT_ONCE, "BD": triton_nearest._FEATURES}
+        constants = {**sizes, "HAS_W": True, "SUMMED": triton_nearest._SUMMED}
+        yield "", triton_nearest.sum_tiles, constants, 4, dtype
+        yield "", triton_nearest.join_tiles, sizes, 4, dtype
 
 
 def compiled(kernel, constants, warps, dtype, capability):
@@ -67,8 +85,7 @@ def compiled(kernel, constants, warps, dtype, capability):
         elif NUMBERS.match(name):
             signature[name] = "i32"
         else:
-            whole = name in INTEGERS and kernel is triton_soft._multiply
-            signature[name] = "*i32" if whole else f"*{number}"
+            signature[name] = "*" + INTEGERS.get(kernel, {}).get(name, number)
             aligned[(place,)] = [["tt.divisibility", 16]]
     places = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, places, aligned)

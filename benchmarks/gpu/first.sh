@@ -13,10 +13,14 @@ python3 -c 'import torch, triton; print("torch", torch.__version__, "triton", tr
 
 # Right before fast: the contracts of the kernels, on the device. Some five minutes, most of them
 # compiling; a second run takes what the first has compiled.
-timeout 420 python3 -m pytest -q -p no:cacheprovider --device cuda \
-    tests/kernels tests/gpu tests/contracts/test_kernel.py tests/contracts/test_precision.py \
-    tests/data/test_gpu.py 2>&1 | tee "$out/tests.txt" | tail -25 || failed=1
+timeout 380 python3 -m pytest -q -p no:cacheprovider --device cuda \
+    tests/kernels tests/gpu tests/fitting/test_graphs.py tests/fitting/test_ahead.py \
+    tests/contracts/test_kernel.py tests/contracts/test_precision.py tests/data/test_gpu.py 2>&1 | tee "$out/tests.txt" | tail -25 || failed=1
 
 # Then the smallest table, which shows whether everything runs.
-timeout 150 python3 -m benchmarks.peers --out "$out/quick" --device cuda --quick || failed=1
+timeout 130 python3 -m benchmarks.peers --out "$out/quick" --device cuda --quick || failed=1
+
+# And a few tiles of every kernel, k-means with them, and chunks of several sizes.
+timeout 80 python3 -m benchmarks.gpu.tune --features 64 --precision ieee --most 2 2>&1 |
+    tee "$out/tiles.txt" || failed=1
 exit "$failed"

@@ -14,13 +14,16 @@ import time
 import torch
 
 from torchgmm import GaussianMixture
-from torchgmm.kernels import triton_run
+from torchgmm.kernels import Quadratic, triton_nearest, triton_product, triton_run
 from torchgmm.kernels.triton_launch import Tile
 from torchgmm.kernels.triton_run import Launcher, densities
 
 MATRIX = tuple(itertools.product((32, 64, 128), (16, 32), (4, 8)))  # rows, features a time, warps
 PASS = tuple(itertools.product((32, 64, 128), (16, 32, 64), (1, 2, 4), (4, 8)))
 SUMS = tuple(itertools.product((1, 2, 4), (16, 32), (32, 64), (4, 8)))
+NEAREST = tuple(itertools.product((32, 64, 128), (32, 64, 128), (16, 32), (4, 8)))
+PRODUCTS = tuple(itertools.product((64, 128), (64, 128), (16, 32), (4, 8)))
+BUDGETS = (16, 32, 64, 128, 256)  # MiB
 MOST = 128 * 128  # numbers of the tile that stays in registers
 
 
@@ -87,6 +90,62 @@ def tune(family, n, k, d, precision, device, repeats, most):
     )
 
 
+def tune_budget(n, k, d, device, repeats):
+    """Bytes of a chunk of `quadratic`: small ones stay in the cache, large ones are few."""
+    mixture = GaussianMixture(k, d, device=device, generator=torch.Generator())
+    p = mixture.as_parameters(torch.float64).map(torch.Tensor.detach)
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device)
+    for mib in BUDGETS:
+        kernel = Quadratic(mib * 2**20)
+        took = seconds(lambda own=kernel: own.accumulate(x, None, p), device, repeats)
+        print(f"quadratic full {n}x{d}-{k}, chunks of {mib} MiB: {1000 * took:.3g} ms", flush=True)
+
+
+def tune_products(k, d, precision, device, repeats, most):
+    """Tiles of the two products of `quadratic`, on 8,192 rows: rows, columns, terms."""
+    g, size = torch.Generator().manual_seed(0), d * (d + 3) // 2 + 1
+    shapes = ((k, size), (size, 8192), (k, 8192))
+    theta, phi, r = (torch.randn(*shape, generator=g).to(device) for shape in shapes)
+    usual = triton_product._TILE
+
+    def both():
+        triton_product.into(theta, phi, r, precision)
+        triton_product.summed(r, phi.mT, precision)
+
+    def timed(tile):
+        triton_product._TILE = tile
+        try:
+            return seconds(both, device, repeats)
+        finally:
+            triton_product._TILE = usual
+
+    took, tile = fastest([Tile((m, n, t), w) for m, n, t, w in PRODUCTS[:most]], timed)
+    rate = 4e-9 * k * size * 8192 / took
+    print(f"products {d}-{k} {precision}: {tile}; {1000 * took:.3g} ms, {rate:.0f} GFLOP/s")
+
+
+def tune_nearest(n, k, d, device, repeats, most):
+    """Tiles of the assignment of k-means: rows, centres, features of a product."""
+    g = torch.Generator().manual_seed(0)
+    x, centres = (torch.randn(1, m, d, generator=g).to(device) for m in (n, k))
+    usual = triton_nearest._TILE
+
+    def timed(tile):
+        triton_nearest._TILE = tile
+        try:
+            return seconds(lambda: triton_nearest.nearest(x, centres), device, repeats)
+        finally:
+            triton_nearest._TILE = usual
+
+    tiles = [Tile((r, c, j), w) for r, c, j, w in NEAREST if r * c <= MOST // 2]
+    took, tile = fastest(tiles[:most], timed)
+    label, _ = triton_nearest.nearest(x, centres)
+    sums = seconds(lambda: triton_nearest.cluster_sums(x, None, label, k), device, repeats)
+    print(
+        f"k-means {n}x{d}-{k}: {tile}; {1000 * took:.3g} ms for labels, {1000 * sums:.3g} for sums"
+    )
+
+
 def main(arguments=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,6 +162,12 @@ def main(arguments=None):
         tune("full", o.rows, o.components, d, precision, device, o.repeats, o.most)
     for d in o.features:
         tune("diagonal", o.rows, o.components, d, "ieee", device, o.repeats, o.most)
+    for d in o.features:
+        tune_budget(o.rows, o.components, d, device, o.repeats)
+    for precision, d in itertools.product(o.precision, o.features):
+        tune_products(o.components, d, precision, device, o.repeats, o.most)
+    for d in o.features:
+        tune_nearest(o.rows, o.components, d, device, o.repeats, o.most)
     return 0
 
 

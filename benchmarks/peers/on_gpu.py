@@ -17,6 +17,7 @@ _CASES = (
     Case(1_000_000, 128, 1024, DIAGONAL, steps=7),
     Case(1_000_000, 64, 64, DIAGONAL, steps=21),
     Case(1_000_000, 64, 64, TIED, steps=11),
+    Case(1_000_000, 32, 512, FULL, steps=4),
 )
 _QUICK = (Case(100_000, 16, 16, FULL, steps=11), Case(100_000, 16, 16, DIAGONAL, steps=11))
 
@@ -40,6 +41,9 @@ def systems(quick: bool = False) -> list[System]:
         ours("quadratic", kernel="quadratic"),
         ours("quadratic:tf32x3", kernel="quadratic:tf32x3"),
         ours("dense", kernel="dense"),
+        ours("10 steps a look", check_every="10"),
+        ours("10 steps a look, no graph", check_every="10", cuda_graph="never"),
+        ours("screened", kernel="screened"),
         ours(HOST, rows="host"),
     ]
     if not quick:

@@ -79,6 +79,25 @@ def test_a_folder_or_a_pattern_is_one_table(
     assert f"{float(tg.load(mixture_file).score(rows)):.6f} nats" in capsys.readouterr().out
 
 
+def test_the_folder_of_a_fit_is_its_mixture(tmp_path, data, rows, mixture_file, capsys):
+    folder, answers = tmp_path / "run", tmp_path / "answers"
+    folder.mkdir()
+    (folder / "mixture.safetensors").write_bytes(Path(mixture_file).read_bytes())
+    answers.mkdir()
+    found = []
+    for given in (mixture_file, str(folder)):
+        assert main(["score", given, *data, "--out", str(answers / "log_prob.npy")]) == 0
+        assert main(["predict", given, *data, "--out", str(answers / "labels.npy")]) == 0
+        assert main(["sample", given, "5", "--out", str(answers / "rows.npy")]) == 0
+        found.append([np.load(answers / f"{name}.npy") for name in ("log_prob", "labels", "rows")])
+        assert main(["show", given]) == 0
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    capsys.readouterr()
+    assert main(["show", str(answers)]) == 1
+    assert "answers holds no mixture.safetensors" in capsys.readouterr().err
+
+
 def test_columns_weights_and_absent_rows(tmp_path, rows, mixture_file, capsys):
     weights = np.where(np.arange(100) % 5 == 0, 0.0, 2.0)
     broken = rows.copy()

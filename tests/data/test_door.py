@@ -31,6 +31,9 @@ def test_lists_of_numbers_and_of_rows_are_tables_and_of_tables_are_batches(x):
     assert as_source(list(x)).n_rows == 100
     assert torch.equal(all_rows(as_source(chunks(x))), x)
     assert torch.equal(all_rows(as_source([c.numpy() for c in chunks(x)])), x)
+    pairs = [(c, torch.arange(1.0, 1 + len(c))) for c in chunks(x)]  # of rows and their weights
+    assert torch.equal(all_rows(as_source(pairs)), x)
+    assert next(as_source(pairs, 1).blocks()).w[:5].tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

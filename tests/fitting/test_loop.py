@@ -209,8 +209,11 @@ def test_a_warm_start_leaves_the_start_as_it_was():
     new().fit(X, EM(max_iter=3), init=start)
     assert torch.equal(start.means, before)
     mixture = GaussianMixture.from_parameters(start)
-    new().fit(X, EM(max_iter=3), init=mixture.as_parameters())
+    one, other = new(), new()
+    one.fit(X, EM(max_iter=3), init=mixture.as_parameters())
+    other.fit(X, EM(max_iter=3), init=mixture)  # the same
     assert torch.equal(mixture.means.detach(), before)
+    assert torch.equal(one.means, other.means)
 
 
 def test_a_fit_changes_no_global_state():
@@ -228,6 +231,14 @@ def test_rows_and_weights_are_left_as_they_were():
     new().fit(x, EM(max_iter=3), weights=w, generator=0)
     assert torch.equal(x, before[0])
     assert torch.equal(w, before[1])
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_a_result_is_a_line_at_a_prompt(batch):
+    result = tg.GaussianMixture(3, batch_shape=batch).fit(X, EM(max_iter=3), generator=0)
+    assert repr(result) == f"<{type(result).__name__} {result}>"
+    assert "\n" not in repr(result)
+    assert f"{result.seconds:.3g} s" in repr(result)
 
 
 def test_settings_stand_in_the_repr():

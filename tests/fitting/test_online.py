@@ -10,6 +10,7 @@ from tests.fitting.test_rescue import X as WITH_ONE_AWAY
 from tests.fitting.test_rescue import with_one_far_away
 from tests.laws.test_blocks import Cut, single
 from torchgmm import EM, GaussianMixture, InputError, OnlineEM, Parameters, Status, Tolerance
+from torchgmm.data.arrays import ArraySource
 from torchgmm.parameters import from_moments
 
 # how good ----------------------------------------------------------------------------------------
@@ -168,3 +169,19 @@ def test_what_a_lost_component_left_behind_is_dropped(family):
     for name in ("means", "scale"):
         a, b = getattr(again, name), getattr(state.running, name)
         torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "expected"),
+    [
+        (100_000, {}, 1024),  # half the unit would be less
+        (1_024_000, {}, 4000),
+        (40_000_000, {}, 16_384),
+        (40_000_000, {"rows_per_step": 512_000}, 2000),
+        (40_000_000, {"batch_size": 100}, 100),
+        (40_000_000, {"forget": 5000.0}, 1024),
+    ],
+)
+def test_batches_grow_with_the_rows_so_that_m_steps_do_not(rows, options, expected):
+    source = ArraySource(torch.zeros(1, 2).expand(rows, 2))  # one row in memory
+    assert OnlineEM(**options)._batch_rows(start("full"), source) == expected

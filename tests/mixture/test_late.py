@@ -38,6 +38,10 @@ QUESTIONS = [
     lambda m: m.covariances,
     lambda m: m.scale_tril,
     lambda m: m.n_parameters,
+    lambda m: m.mean,
+    lambda m: m.variance,
+    lambda m: m.covariance_matrix,
+    lambda m: m.event_shape,
 ]
 
 

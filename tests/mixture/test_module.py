@@ -178,6 +178,35 @@ def test_samples_come_from_the_generator_alone():
     assert torch.equal(mixture.sample((10,)), from_global)
 
 
+def test_a_number_is_a_shape_and_a_seed_a_generator():
+    mixture = mixture_of("full", (2,))
+    for draw in (mixture.sample, mixture.rsample, lambda *a: mixture.sample_with_labels(*a)[0]):
+        rows = draw((10,), torch.Generator().manual_seed(1))
+        assert torch.equal(draw(10, 1), rows)
+        assert torch.equal(draw(np.int64(10), np.int64(1)), rows)
+    one, other = (mixture.entropy(50, g) for g in (1, torch.Generator().manual_seed(1)))
+    assert torch.equal(one.value, other.value)
+    built = [GaussianMixture(3, 2, generator=g) for g in (4, torch.Generator().manual_seed(4))]
+    assert torch.equal(built[0].means, built[1].means)
+
+
+@pytest.mark.parametrize(
+    ("shape", "seed", "said"),
+    [
+        (-1, None, "sample_shape must be at least 0, got -1"),
+        ((3, -1), None, "sample_shape must be at least 0, got -1"),
+        (2.0, None, "sample_shape must be an integer, got 2.0"),
+        ("12", None, "sample_shape must be an integer, got '1'"),
+        (1, -1, "seed .generator=. must be at least 0, got -1"),
+        (1, 0.5, "seed .generator=. must be an integer, got 0.5"),
+    ],
+)
+def test_what_is_no_shape_or_seed_is_refused(shape, seed, said):
+    for draw in (mixture_of("full").sample, mixture_of("full").rsample):
+        with pytest.raises(InputError, match=said):
+            draw(shape, seed)
+
+
 def test_a_mixture_that_was_sampled_is_found_again():
     truth = GaussianMixture.from_covariances(
         [0.3, 0.7], [[0.0, 0.0], [8.0, 0.0]], [np.eye(2), [[2.0, 1.0], [1.0, 1.0]]]

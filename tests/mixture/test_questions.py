@@ -55,6 +55,34 @@ def test_with_gradients_and_without_they_are_the_same(family):
         assert torch.autograd.gradcheck(ask, rows[:3])
 
 
+OF_EACH = {
+    "log_prob": (),
+    "log_joint": (3,),
+    "component_log_prob": (3,),
+    "mahalanobis": (3,),
+    "responsibilities": (3,),
+    "membership_entropy": (),
+    "predict": (),
+}
+
+
+@pytest.mark.parametrize("question", OF_EACH)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_no_rows_have_no_answers(family, batch, question):
+    mixture = as_module(drawn(family, 3, 2, batch))
+    x = torch.zeros(0, 2, dtype=torch.float64, requires_grad=True)
+    answer = getattr(mixture, question)(x)
+    assert answer.shape == (*batch, 0, *OF_EACH[question])
+    assert answer.dtype == (torch.int64 if question == "predict" else torch.float64)
+    with torch.no_grad():
+        assert getattr(mixture, question)(x).shape == answer.shape
+    if question != "predict":  # a network goes on: gradients are zeros, none is missing
+        (answer.sum() + mixture.means.sum()).backward()
+        assert x.grad.shape == (0, 2)
+        assert bool((mixture.means.grad == 1).all())
+
+
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_distances_keep_their_digits_in_float32(case):
     x = case.rows(torch.float32)[:200]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import distributions as dist
 
 from tests.cases import FAMILIES, drawn, one_of
 from tests.definition import naive
-from torchgmm import GaussianMixture
+from torchgmm import GaussianMixture, InputError
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 SAME = {"rtol": 1e-10, "atol": 1e-10}  # float64, condition 100
@@ -89,3 +90,68 @@ def test_icl_is_bic_plus_twice_the_entropy_of_the_responsibilities(family):
     entropy = float(torch.special.entr(r).sum())
     assert float(mixture.icl(x)) == pytest.approx(float(mixture.bic(x)) + 2 * entropy, rel=1e-12)
     assert entropy > 0.1
+
+
+@every_family
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_a_mixture_from_a_distribution_has_its_density(family, batch):
+    given = GaussianMixture.from_parameters(drawn(family, 3, 4, batch))
+    found = GaussianMixture.from_distribution(given.as_distribution())
+    assert (found.dtype, found.batch_shape, found.n_components) == (given.dtype, batch, 3)
+    torch.testing.assert_close(found.log_prob(rows(4)), given.log_prob(rows(4)), **SAME)
+    assert found.means.data_ptr() != given.means.data_ptr()  # copied
+
+
+G = torch.Generator().manual_seed(6)
+LOC, SPREAD = torch.randn(5, 3, generator=G), 0.5 + torch.rand(5, 3, generator=G)
+NORMALS = {
+    "one of one feature": dist.Normal(0.3, 2.0),
+    "many of one feature": dist.Normal(LOC[:, 0], SPREAD[:, 0]),
+    "one": dist.MultivariateNormal(LOC[0], SPREAD[0].diag()),
+    "many": dist.MultivariateNormal(LOC, SPREAD.diag_embed()),
+    "independent": dist.Independent(dist.Normal(LOC, SPREAD), 1),
+    "low rank": dist.LowRankMultivariateNormal(LOC, SPREAD.unsqueeze(-1), SPREAD),
+    "univariate components": dist.MixtureSameFamily(
+        dist.Categorical(logits=LOC[:, 0]), dist.Normal(LOC[:, 1], SPREAD[:, 0])
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NORMALS)
+def test_normals_of_every_kind_are_mixtures(case):
+    given = NORMALS[case]
+    mixture = GaussianMixture.from_distribution(given, dtype=torch.float64)
+    assert mixture.batch_shape == given.batch_shape
+    x = given.sample((7,))  # (7, *B, D), or (7, *B) of one feature
+    table = (x if given.event_shape else x.unsqueeze(-1)).movedim(0, -2)
+    expected = given.log_prob(x).movedim(0, -1)
+    # float32 parameters and samples of the distribution
+    torch.testing.assert_close(mixture.log_prob(table).float(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "given", [dist.Gamma(1.0, 1.0), dist.Independent(dist.Normal(torch.zeros(2, 3), 1.0), 2)]
+)
+def test_what_is_no_mixture_of_normals_is_none(given):
+    with pytest.raises(InputError, match="a mixture of normals is needed, got"):
+        GaussianMixture.from_distribution(given)
+
+
+@every_family
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_mean_and_covariance_of_the_whole_are_those_of_one_component(family, batch):
+    p = drawn(family, 3, 4, batch)
+    mixture = GaussianMixture.from_parameters(p)
+    each = [naive(one_of(p, b)) for b in range(2)] if batch else [naive(p)]
+    means = [one.weights @ one.means for one in each]
+    found = [
+        sum(w * (c + (m - whole).outer(m - whole)) for w, m, c in zip(*one, strict=True))
+        for one, whole in zip(each, means, strict=True)
+    ]
+    mean, covariance = (torch.stack(t).reshape(*batch, *t[0].shape) for t in (means, found))
+    assert mixture.event_shape == (4,)
+    torch.testing.assert_close(mixture.mean, mean, **SAME)
+    torch.testing.assert_close(mixture.covariance_matrix, covariance, **SAME)
+    torch.testing.assert_close(mixture.variance, covariance.diagonal(dim1=-2, dim2=-1), **SAME)
+    mixture.covariance_matrix.sum().backward()
+    assert all(tensor.grad is not None for tensor in mixture.parameters())

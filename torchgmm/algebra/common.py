@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_device
 from ..covariance import Family, as_family
 from ..errors import InputError
 from ..linalg import lower_factor
@@ -37,6 +38,7 @@ def exact(mixture: Mixture) -> Parameters:
     if isinstance(mixture, GaussianMixture):
         mixture = mixture.as_parameters(torch.float64)
     if isinstance(mixture, Parameters):
+        check_device(mixture.means.device)
         return mixture.to(torch.float64).unstructured()
     raise InputError(
         f"a mixture is needed, a GaussianMixture or Parameters, got {type(mixture).__name__}"

@@ -26,7 +26,7 @@ def kl_divergence(
     q: Mixture,
     *,
     n_samples: int = 10_000,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | int | None = None,
 ) -> Estimate:
     """`KL(p || q) = E_p log(p(x) / q(x))` in nats, with its standard error.
 
@@ -40,7 +40,8 @@ def kl_divergence(
         p: a `GaussianMixture` or `Parameters`.
         q: about the same features; batch axes are broadcast.
         n_samples: how many rows are drawn; the error falls with its root.
-        generator: for the rows, on the mixtures' device; torch's global one if not given.
+        generator: for the rows, on the mixtures' device, or a seed; torch's global one if not
+            given.
 
     Raises:
         InputError: different features, devices, or batch axes that do not fit.
@@ -78,7 +79,7 @@ def _closed_form(p: Parameters, q: Parameters) -> Tensor:
 
 
 def _log_ratio(
-    p: Parameters, q: Parameters, n_samples: int, generator: torch.Generator | None
+    p: Parameters, q: Parameters, n_samples: int, generator: torch.Generator | int | None
 ) -> Tensor:
     """`log p(x) - log q(x)` of rows drawn from p, `(*B, n)`, a chunk at a time."""
     x = follow(draw(p, n_samples, generator)[0], p)

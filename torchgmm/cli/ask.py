@@ -24,9 +24,10 @@ from .scoring import present_rows, score_of
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["predict", "sample", "score", "show", "single"]
+__all__ = ["MIXTURE", "in_folder", "predict", "sample", "score", "show", "single"]
 
-_MIXTURE_HELP = "a mixture file, as `torchgmm fit` and torchgmm.save write it"
+MIXTURE = "mixture.safetensors"
+_MIXTURE_HELP = "a mixture file, as torchgmm.save writes it, or the folder of a fit or a search"
 _SHOWN = 10  # components
 _NUMBERS = 6  # features of a mean
 
@@ -140,7 +141,7 @@ def sample(words: list[str]) -> int:
     if options.rows < 1:
         raise UsageError(f"the number of rows must be at least 1, got {options.rows}")
     file = check_table(options.out)
-    mixture = single(load(options.mixture))
+    mixture = single(load(in_folder(options.mixture, MIXTURE)))
     generator = torch.Generator().manual_seed(options.seed)
     rows = mixture.sample((options.rows,), generator)
     if options.pca is not None:
@@ -162,10 +163,10 @@ def show(words: list[str]) -> int:
     )
     parser.add_argument("mixture", type=str, help=_MIXTURE_HELP)
     options = parse(parser, words)
-    mixture = load(options.mixture)
-    size = Path(options.mixture).stat().st_size
+    file = in_folder(options.mixture, MIXTURE)
+    mixture = load(file)
     lines = [
-        ("file", f"{size:,} bytes, format version {_version(options.mixture)}"),
+        ("file", f"{file.stat().st_size:,} bytes, format version {_version(file)}"),
         ("covariance", mixture.covariance),
         ("components", f"{mixture.n_components:,}"),
         ("features", f"{mixture.n_features:,}"),
@@ -174,9 +175,9 @@ def show(words: list[str]) -> int:
     ]
     if mixture.batch_shape:
         lines.insert(1, ("mixtures", f"a batch of shape {tuple(mixture.batch_shape)}"))
-        print_table(options.mixture, lines)
+        print_table(str(file), lines)
         return 0
-    print_table(options.mixture, [*lines, ("heaviest", heaviest(mixture))])
+    print_table(str(file), [*lines, ("heaviest", heaviest(mixture))])
     _print_components(mixture)
     return 0
 
@@ -192,8 +193,23 @@ def _parser(command: str, usage: str, description: str, examples: str) -> Argume
 
 def _opened(parser: ArgumentParser, options: object) -> tuple[GaussianMixture, Source]:
     built = parser.instantiate(options)
-    mixture = single(load(built.mixture, device=own_device(built.device)))
+    file = in_folder(built.mixture, MIXTURE)
+    mixture = single(load(file, device=own_device(built.device)))
     return mixture, as_source(as_recipe(built.data, None))
+
+
+def in_folder(given: str, name: str) -> Path:
+    """The file that is given, or the one of this name in a folder that a command left.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    path = Path(given)
+    if not path.is_dir():
+        return path
+    if not (path / name).is_file():
+        raise InputError(f"the folder {given} holds no {name}")
+    return path / name
 
 
 def single(mixture: GaussianMixture) -> GaussianMixture:
@@ -222,7 +238,7 @@ def _written(*files: Path | None) -> list[tuple[str, str]]:
     return [("written", str(file)) for file in files if file is not None]
 
 
-def _version(path: str) -> str:
+def _version(path: Path) -> str:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as archive:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..selection import Candidate, Comparison
 from ..store import load
 from . import UsageError
-from .ask import single
+from .ask import MIXTURE, in_folder, single
 from .outputs import check_file, replaced
 from .parsing import add_data, new_parser, parse
 from .pictures import PICTURES, draw_alone, figure_of, save_figure, suffixes
@@ -28,7 +28,6 @@ __all__ = ["plot", "plot_parser"]
 
 # pictures of files that are no mixtures: the file that a command leaves, and what stands in it
 _COURSES = {"history": ("result.json", "history"), "criterion": ("selection.json", "candidates")}
-_MIXTURE = "mixture.safetensors"
 _LARGEST = 100  # inches
 
 _DESCRIPTION = f"""Draw a picture.
@@ -142,12 +141,7 @@ def plot(words: list[str]) -> int:
 
 def _found(given: str, picture: str) -> tuple[Path, str]:
     """The file to draw, and the picture; `auto` stays where the file is a mixture."""
-    file = Path(given)
-    if file.is_dir():
-        wanted, _ = _COURSES.get(picture, (_MIXTURE, ""))
-        if not (file / wanted).is_file():
-            raise InputError(f"the folder {given} holds no {wanted}, which {picture} is drawn from")
-        file = file / wanted
+    file = in_folder(given, _COURSES.get(picture, (MIXTURE, ""))[0])
     if not file.is_file():
         raise InputError(f"{given} does not exist")
     kind = _kind(file)

@@ -98,6 +98,10 @@ class Clusters:
             lines.append("| " + " | ".join(f"{mark}{cell}{mark}" for cell in cells) + " |")
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        """The same at a prompt; what it holds is in the attributes."""
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         """The choice in a line."""
         parts = f"{len(self.entropy)} component(s) in {self.n_clusters} cluster(s)"

@@ -116,7 +116,7 @@ class _AxisAligned(Family):
     def estimate(
         self,
         moments: Moments,
-        floor: float,
+        floor: float | Tensor,
         central: Tensor | None = None,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

@@ -181,7 +181,7 @@ class Family(ABC):
     def estimate(
         self,
         moments: Moments,
-        floor: float,
+        floor: float | Tensor,
         central: Tensor | None = None,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ class Family(ABC):
 
         Args:
             moments: of the rows.
-            floor: `reg_covar`.
+            floor: one number, or positive ones `(*B, 1, D)` (`floor_of`).
             central: of these moments, where it is known.
             before: the last `scale`, than which the answer is no worse where a family has to
                 search for it.

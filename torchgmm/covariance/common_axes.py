@@ -133,7 +133,7 @@ class CommonAxes(Full):
     def estimate(
         self,
         moments: Moments,
-        floor: float,
+        floor: float | Tensor,
         central: Tensor | None = None,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -145,15 +145,18 @@ class CommonAxes(Full):
         own = linalg.symmetric(self.central(moments) if central is None else central)
         eye = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
         hopeless = torch.zeros_like(moments.weight, dtype=torch.bool)
-        if floor == 0:
+        if not isinstance(floor, Tensor) and floor == 0:
             hopeless = linalg.at_rounding(own)
-        own = torch.where(hopeless[..., None, None], eye, own + floor * eye)
+        more = floor.diag_embed() if isinstance(floor, Tensor) else floor * eye
+        own = torch.where(hopeless[..., None, None], eye, own + more)
         weight = moments.weight.masked_fill(hopeless, 0)
         start = None if before is None else self._axes(before)
         axes = common_axes(own, weight, start, steps=_COLD if start is None else _WARM)
         variances = (axes.unsqueeze(-3) * (own @ axes.unsqueeze(-3))).sum(-2)
         least = own.shape[-1] * torch.finfo(own.dtype).eps * variances.amax(-1, keepdim=True)
-        variances = variances.maximum(least.clamp_min(floor))
+        # rounding must not take a variance below what the floor has along its axis
+        along = floor @ axes.square() if isinstance(floor, Tensor) else least.new_tensor(floor)
+        variances = variances.maximum(least.maximum(along))
         return _joined(axes, variances.log() / 2), hopeless
 
 

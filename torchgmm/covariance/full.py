@@ -146,7 +146,7 @@ class _Matrix(Family):
     def estimate(
         self,
         moments: Moments,
-        floor: float,
+        floor: float | Tensor,
         central: Tensor | None = None,
         before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

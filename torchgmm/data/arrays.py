@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from .. import checks
 from ..errors import InputError
 from .base import Block, Indexed
 
-__all__ = ["ArraySource", "as_table", "as_tensor"]
+__all__ = ["ArraySource", "as_table", "as_tensor", "dense"]
 
 # A block is what one call of a kernel gets: large enough that its fixed cost vanishes, small
 # enough that a copy of it (another dtype, a memory map, a device) is never felt.
@@ -103,9 +104,21 @@ class ArraySource(Indexed):
 
 
 def as_table(x: Any) -> Tensor | np.ndarray:
-    """Numbers as an array or a tensor, without gradients; no copy where none is needed."""
+    """Numbers as an array or a tensor, without gradients; no copy where none is needed.
+
+    Raises:
+        InputError: no numbers; a sparse table, which holds them in another way; masked values,
+            whose numbers are not the data's.
+    """
     if isinstance(x, Tensor):
-        return x.detach()
+        return dense(x).detach()
+    if hasattr(x, "toarray") and hasattr(x, "nnz"):  # of scipy
+        raise InputError(f"rows are a sparse {type(x).__name__}: make them dense, x.toarray()")
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise InputError(
+            f"rows hold {int(np.ma.getmaskarray(x).sum())} masked value(s): drop those rows, "
+            "np.ma.compress_rows(x), or fill them, x.filled(...)"
+        )
     if isinstance(x, np.ndarray):
         table = x
     else:
@@ -113,12 +126,24 @@ def as_table(x: Any) -> Tensor | np.ndarray:
             table = np.asarray(x)
         except ValueError as error:
             raise InputError(f"rows are ragged or not numbers: {error}") from error
+    if isinstance(x, (str, os.PathLike)):
+        raise InputError(
+            f"rows in memory are needed here, got the path {os.fspath(x)!r}: read it first, with "
+            "torchgmm.data.read_table"
+        )
     if table.dtype.kind not in "fiubc":
         raise InputError(
             f"rows must be numbers, got dtype {table.dtype} from {type(x).__name__}: choose the "
             "numeric columns and convert them"
         )
     return table
+
+
+def dense(x: Tensor) -> Tensor:
+    """The tensor; a sparse one is refused."""
+    if x.layout != torch.strided:
+        raise InputError(f"rows are a sparse tensor, {x.layout}: make them dense, x.to_dense()")
+    return x
 
 
 def _torch_dtype(x: Tensor | np.ndarray) -> torch.dtype:

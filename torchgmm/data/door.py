@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,8 @@ def as_source(
     return source if encoder is None else Encoded(source, encoder)
 
 
+_TABLES = ("__array__", "toarray")  # of what is a table, scipy's sparse ones included
+
 _Opener = Callable[[Any, Any, Mapping[str, Any], bool], Source]
 
 
@@ -90,15 +92,14 @@ def _kind(data: Any) -> tuple[_Opener, tuple[str, ...]]:
         return _files, ("columns", "name")
     if isinstance(data, TensorDataset):
         return _tensors, ("key",)
-    if isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "__array__"):
+    if isinstance(data, (Tensor, np.ndarray)) or any(hasattr(data, f) for f in _TABLES):
         return _array, ()
     by_number = hasattr(data, "with_format") and hasattr(data, "__len__")
     if by_number or (isinstance(data, Dataset) and not isinstance(data, IterableDataset)):
         return _dataset, ("columns", "key")
     if isinstance(data, (list, tuple)) and not _is_list_of(data, (Block, Mapping)):
-        many = _is_list_of(data, (Tensor, np.ndarray)) and np.ndim(data[0]) > 1
-        return (_batches, ("key",)) if many else (_array, ())
-    if isinstance(data, (nn.Module, Mapping)):
+        return (_batches, ("key",)) if _begins_with_a_batch(data) else (_array, ())
+    if isinstance(data, (nn.Module, Mapping, Set)):
         return _nothing, ("columns", "name", "key")
     if isinstance(data, (DataLoader, Iterable)) or callable(data) or hasattr(data, "with_format"):
         return _batches, ("columns", "key")
@@ -156,6 +157,14 @@ def _nothing(data: Any, weights: Any, options: Mapping[str, Any], encoded: bool)
 
 def _key(options: Mapping[str, Any]) -> Any:
     return options["columns"] if options["key"] is None else options["key"]
+
+
+def _begins_with_a_batch(data: Sequence[Any]) -> bool:
+    """Whether the first entry is a table, or a tuple that begins with one."""
+    first = data[0] if len(data) else None
+    if isinstance(first, (tuple, list)) and first:
+        first = first[0]
+    return isinstance(first, (Tensor, np.ndarray)) and first.ndim > 1
 
 
 def _is_list_of(data: Any, kinds: tuple[type, ...]) -> bool:

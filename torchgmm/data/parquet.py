@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import InputError, MissingExtraError
 from .arrays import as_tensor
+from .decoding import Lane, Span, filled, is_list, numbers_in, together
 from .tables import Choice, Rows, Table
 
 __all__ = ["ParquetTable"]
 
-# Without a buffer pyarrow reads the whole row group, however large it is.
+# Without a buffer, or with `pre_buffer`, pyarrow reads a whole row group at once, however large
+# it is; and with that a thread of its own reads it, for which the one that decodes waits.
 _BUFFER = 2**18
-# Rows that pyarrow decodes at a time: more cost memory, fewer cost time.
-_DECODED_ROWS = 2**16
-# smaller batches than this are not worth handing to pyarrow's threads
-_THREADS_FROM = 2**14
+# Rows of a block from which on several threads decode it, and lanes for each thread: one that
+# begins late, as its core is not free at once, then has less to do than the others.
+_SHARED_FROM, _MOST_THREADS, _LANES = 2**14, 8, 2
+# Numbers between two columns of a block: an even power of two apart, they would take turns in a
+# few places of the cache.
+_BETWEEN = 16
 # what pyarrow holds of every column of a row group that is open: pages, dictionary, buffers
 _COLUMN_BYTES = 6 * 2**20
 
@@ -30,7 +37,8 @@ class ParquetTable(Table):
 
     Columns of numbers are features; so are columns of lists of equal length (embeddings), with as
     many features as the lists have entries. A missing number is NaN. Blocks lie in memory as the
-    file does, column by column: transposing them would cost as much as decoding.
+    file does, column by column: transposing them would cost as much as decoding. Large ones are
+    decoded by as many threads as torch computes with, each with columns of its own.
     """
 
     decodes = True
@@ -45,6 +53,7 @@ class ParquetTable(Table):
             widths = [self._width_of(file, name) for name in self.feature_columns]
         self.names = tuple(self.feature_columns)
         self.open_bytes = len(self._wanted) * _COLUMN_BYTES
+        self._first_feature = [0, *accumulate(widths)]
         self.n_features = sum(widths)
         self.shape = (self.n_features,)
 
@@ -52,38 +61,58 @@ class ParquetTable(Table):
         groups = [i for i, (a, b) in enumerate(pairwise(self._edges)) if a < stop and b > start]
         if not groups:
             return
-        with self._open() as file:
-            if file.metadata.num_rows != self.n_rows:
-                raise InputError(
-                    f"the file has {file.metadata.num_rows} rows now, it had {self.n_rows}"
-                )
-            batches = (batch for group in groups for batch in self._group(file, group, rows))
-            block: _Block | None = None
-            for piece in _pieces(batches, start - self._edges[groups[0]], stop - start, rows):
-                block = block or _Block(self, min(rows, stop - start))
-                block.add(piece)
-                if not block.missing:
-                    yield block.rows()
-                    start, block = start + block.n_rows, None
+        rows = min(rows, stop - start)
+        n_threads = min(torch.get_num_threads(), _MOST_THREADS) if rows >= _SHARED_FROM else 1
+        lanes = self._lane_edges(n_threads)
+        skip = start - self._edges[groups[0]]
+        span = Span(together(groups, self._edges), skip, stop - start, rows)
+        with ExitStack() as opened:
+            readers = self._lanes(lanes, span, opened)
+            pool = opened.enter_context(ThreadPoolExecutor(n_threads))
+            features = [self._first_feature[i] for i in lanes]
+            for at in range(start, stop, rows):
+                x = self._room(min(rows, stop - at))
+                parts = filled(readers, [x[a:b] for a, b in pairwise(features)], pool)
+                if any(part.dtype != x.dtype for part, _ in parts):
+                    x = np.concatenate([part for part, _ in parts])
+                w = parts[-1][1]
+                yield as_tensor(x).T, None if w is None else as_tensor(w)
 
     def units(self, rows: int) -> list[tuple[int, int]]:
         return [(a, b) for a, b in pairwise(self._edges) if a < b]
 
-    def _group(self, file: Any, group: int, rows: int) -> Iterator[Any]:
-        """One row group; asked for several, pyarrow would hold the pages of two at a time."""
-        yield from file.iter_batches(
-            min(rows, _DECODED_ROWS),
-            row_groups=[group],
-            columns=self._wanted,
-            use_threads=rows >= _THREADS_FROM,
-        )
+    def _lane_edges(self, n_threads: int) -> list[int]:
+        """Numbers of the columns with which lanes begin, and where the last one ends."""
+        width = len(self.feature_columns)
+        count = min(width, _LANES * n_threads) if n_threads > 1 else 1
+        return [width * i // count for i in range(count + 1)]
 
-    def _open(self) -> Any:
+    def _lanes(self, edges: list[int], span: Span, opened: ExitStack) -> list[Lane]:
+        file = opened.enter_context(self._open())
+        if file.metadata.num_rows != self.n_rows:
+            raise InputError(
+                f"the file has {file.metadata.num_rows} rows now, it had {self.n_rows}"
+            )
+        others = [opened.enter_context(self._open(file.metadata)) for _ in edges[2:]]
+        weights = [*(None for _ in others), self.weight_column]
+        return [
+            Lane(own, self.feature_columns[a:b], weight, span)
+            for own, (a, b), weight in zip([file, *others], pairwise(edges), weights, strict=True)
+        ]
+
+    def _room(self, n_rows: int) -> np.ndarray:
+        """Where a block goes, `(D, n)`: lists lie row by row, all others column by column."""
+        d = self.n_features
+        if d > len(self.feature_columns):
+            return self.buffers.empty((n_rows, d), self.stored).T
+        return self.buffers.empty((d, n_rows + _BETWEEN), self.stored)[:, :n_rows]
+
+    def _open(self, metadata: Any = None) -> Any:
         try:
             import pyarrow.parquet as pq
         except ImportError as error:
             raise MissingExtraError("pyarrow", "files", f"reading {self.path.name}") from error
-        return pq.ParquetFile(self.path, buffer_size=_BUFFER)
+        return pq.ParquetFile(self.path, metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
 
     def _choose(self, schema: Any, choice: Choice) -> None:
         numeric = [f.name for f in schema if _number_type(f.type) is not None]
@@ -110,97 +139,20 @@ class ParquetTable(Table):
 
     def _width_of(self, file: Any, name: str) -> int:
         kind = file.schema_arrow.field(name).type
-        if not _is_list(kind):
+        if not is_list(kind):
             return 1
         if hasattr(kind, "list_size"):
             return int(kind.list_size)
         for batch in file.iter_batches(1, columns=[name]):
-            return len(_column(batch.column(0)))
+            return len(numbers_in(batch.column(0)))
         return 1
-
-
-class _Block:
-    """Rows that are put together from record batches.
-
-    Args:
-        table: whose.
-        n_rows: how many rows it will have.
-    """
-
-    def __init__(self, table: ParquetTable, n_rows: int) -> None:
-        self._table, self._n_rows = table, n_rows
-        self._weights: list[np.ndarray] = []
-        self.n_rows = 0  # so far
-        d = table.n_features
-        if d > len(table.feature_columns):  # lists lie row by row
-            self._x = table.buffers.empty((n_rows, d), table.stored).T
-        else:
-            self._x = table.buffers.empty((d, n_rows), table.stored)
-
-    @property
-    def missing(self) -> int:
-        """How many are still to come."""
-        return self._n_rows - self.n_rows
-
-    def add(self, batch: Any) -> None:
-        """The rows of a record batch, after those that are here."""
-        table, end = self._table, self.n_rows + batch.num_rows
-        features = [_column(batch.column(name)) for name in table.feature_columns]
-        kind = np.result_type(self._x.dtype, *features)
-        if kind != self._x.dtype:  # integers of which some are missing
-            self._x = self._x.astype(kind)
-        np.concatenate(features, out=self._x[:, self.n_rows : end], casting="unsafe")
-        if table.weight_column is not None:
-            self._weights.append(_column(batch.column(table.weight_column))[0])
-        self.n_rows = end
-
-    def rows(self) -> Rows:
-        """What was put together."""
-        w = as_tensor(np.concatenate(self._weights)) if self._weights else None
-        return as_tensor(self._x).T, w
-
-
-def _pieces(batches: Iterator[Any], skip: int, total: int, rows: int) -> Iterator[Any]:
-    """`total` rows of record batches after the first `skip`, cut where blocks of `rows` end."""
-    done = 0
-    for batch in batches:
-        at, skip = min(skip, batch.num_rows), max(0, skip - batch.num_rows)
-        while at < batch.num_rows and done < total:
-            size = min(batch.num_rows - at, rows - done % rows, total - done)
-            yield batch.slice(at, size)
-            at, done = at + size, done + size
-        if done == total:
-            return
-    raise EOFError(f"{total - done} row(s) are missing at the end")
-
-
-def _column(column: Any) -> np.ndarray:
-    """`(width, n)`: the numbers of a column of a record batch; what is missing is NaN."""
-    if not _is_list(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False))[None]
-    if column.null_count:
-        raise InputError(f"{column.null_count} row(s) have no list")
-    values = np.asarray(column.flatten().to_numpy(zero_copy_only=False))
-    width, rest = divmod(len(values), max(1, len(column)))
-    lengths = column.value_lengths()
-    if rest or (lengths.to_numpy() != width).any():
-        raise InputError("lists of different lengths are no table")
-    return values.reshape(-1, width).T
-
-
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def _number_type(kind: Any) -> Any:
     """NumPy's dtype of a column of numbers or of lists of numbers; None for any other."""
     import pyarrow as pa
 
-    if _is_list(kind):
+    if is_list(kind):
         kind = kind.value_type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return np.dtype(kind.to_pandas_dtype())

@@ -14,16 +14,20 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..buffers import Buffers
 from ..errors import InputError
 from .arrays import ArraySource
 from .base import Block, Indexed, join, through_window
-from .buffers import Buffers
-from .files import Paths, find_files, open_table, reading
+from .files import Paths, find_files, reading
+from .opening import are_paths, is_column, open_all
 from .tables import Choice, Table
 
 __all__ = ["ShardSource", "open_files"]
 
 _BLOCK_BYTES = 32 * 2**20
+# Reading and arithmetic take turns where rows are decoded: the fewer turns, the less of them is
+# spent on caches that hold other things and on threads that are not yet awake.
+_DECODED_BYTES = 2 * _BLOCK_BYTES
 # What stays together when rows are shuffled: enough to be worth a read of its own.
 _UNIT_BYTES = 2**16
 _MOST_UNITS = 2**18
@@ -51,7 +55,7 @@ class ShardSource(Indexed):
             or one number per row. At least 0.
         columns: names or numbers of the features; all numeric ones but the weights if not given.
         name: which array of `.npz` and `.safetensors` files.
-        block_rows: rows per block; 32 MiB of them if not given.
+        block_rows: rows per block; 32 MiB of them (of parquet 64 MiB) if not given.
         rows_of_any_shape: rows may have several axes (images); they come flattened, and `shape`
             says what they were.
 
@@ -84,9 +88,9 @@ class ShardSource(Indexed):
         files = find_files(paths)
         choice = Choice(columns, None, name)
         self._weight_files: ShardSource | None = None
-        if _is_column(weights, files, choice):
+        if is_column(weights, files, choice):
             choice, weights = replace(choice, weights=weights), None
-        self._tables = [table for table in _open_all(files, choice) if table.n_rows]
+        self._tables = [table for table in open_all(files, choice) if table.n_rows]
         if not self._tables:
             raise InputError(f"{files[0]}{' and the others' * (len(files) > 1)}: no rows")
         self.decodes = any(table.decodes for table in self._tables)
@@ -105,7 +109,8 @@ class ShardSource(Indexed):
         self.names = names if len(names) == self.n_features else ()  # a list is many features
         self._starts = np.cumsum([0, *(table.n_rows for table in self._tables)])
         self.n_rows = int(self._starts[-1])
-        self._block_rows = block_rows or max(1, _BLOCK_BYTES // self.row_bytes)
+        usual = _DECODED_BYTES if self.decodes else _BLOCK_BYTES
+        self._block_rows = block_rows or max(1, usual // self.row_bytes)
         self._weigh(weights, choice.weights is not None)
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
@@ -195,7 +200,7 @@ class ShardSource(Indexed):
         self.weighted = in_column
         if weights is None:
             return
-        if not _are_paths(weights):
+        if not are_paths(weights):
             self.weights = checks.check_weights(weights, self.n_rows)
             return
         self.weighted = True
@@ -287,40 +292,3 @@ def open_files(paths: Paths, weights: Any = None, **options: Any) -> ShardSource
     kept = ArraySource(rows, whole.w, rows_of_any_shape=len(source.shape) != 1)
     kept.names = source.names
     return kept
-
-
-def _open_all(files: Sequence[Any], choice: Choice) -> list[Table]:
-    """The tables, all of the width of the first, their columns in its order."""
-    tables: list[Table] = []
-    for path in files:
-        table = open_table(path, choice)
-        first = tables[0] if tables else table
-        flat = len(table.shape) < 2 and len(first.shape) < 2
-        if table.n_features != first.n_features or (table.shape != first.shape and not flat):
-            raise InputError(
-                f"{table.path} has rows of {_width(table)}, but {first.path} of {_width(first)}: "
-                "choose columns=, or leave it out"
-            )
-        if table.names and first.names and table.names != first.names:
-            table = open_table(path, replace(choice, columns=first.names))
-        tables.append(table)
-    return tables
-
-
-def _width(table: Table) -> str:
-    return f"{table.n_features} columns" if len(table.shape) == 1 else f"shape {table.shape}"
-
-
-def _is_column(weights: Any, files: Sequence[Any], choice: Choice) -> bool:
-    if isinstance(weights, int) and not isinstance(weights, bool):
-        return True
-    if not isinstance(weights, str):
-        return False
-    names = open_table(files[0], Choice(name=choice.name)).names
-    return weights in names
-
-
-def _are_paths(weights: Any) -> bool:
-    if isinstance(weights, (list, tuple)):
-        return bool(weights) and _are_paths(weights[0])
-    return isinstance(weights, str) or hasattr(weights, "__fspath__")

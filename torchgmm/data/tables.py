@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..buffers import Buffers
 from ..errors import InputError
-from .buffers import Buffers
 
 __all__ = ["Choice", "Rows", "Table", "cat_rows", "pick", "recut"]
 

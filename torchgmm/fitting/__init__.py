@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .ascent import GradientState
-from .base import Method, Problem, State, Status, Step, StepSums
+from .base import BatchStep, Method, Problem, State, Status, Step, StepSums
+from .batch_result import BatchResult, Course, Ends, Progress
 from .em import EM, EMState
-from .events import BatchResult, Event, FitResult, Observer, Resumption, RowsEvent
+from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .gradient import Gradient
 from .incremental import IncrementalEM, IncrementalState
 from .loop import fit
@@ -22,7 +23,10 @@ __all__ = [
     "SQUAREM",
     "Aitken",
     "BatchResult",
+    "BatchStep",
+    "Course",
     "EMState",
+    "Ends",
     "Event",
     "FitResult",
     "Gradient",
@@ -34,6 +38,7 @@ __all__ = [
     "OnlineEM",
     "OnlineState",
     "Problem",
+    "Progress",
     "ReducedState",
     "RelativeTolerance",
     "Rescue",

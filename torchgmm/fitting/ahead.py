@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["how_many", "tentative"]
 
+# Seconds of a step that gains nothing by going ahead, and of which observers hear while it runs.
+_LONG = 0.1
+
 
 def how_many(
     method: Method, problem: Problem, state: State, history: Sequence[Step]
@@ -26,7 +29,9 @@ def how_many(
     there = _waited_for(state.parameters.means.device) and not source.on_host
     if method.check_every == 1 and not there:
         return False, 0  # nobody is waited for, or reading the rows takes longer
-    if not problem.answers.known or (history and history[-1].rescued):
+    if not problem.answers.known or not history or history[-1].rescued:
+        return True, 0
+    if method.check_every == 1 and history[-1].seconds > _LONG:
         return True, 0
     return True, min(method.check_every, method.max_iter - len(history))
 

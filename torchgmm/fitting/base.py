@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..answers import Answers, guessing
-from ..checks import check_count, check_floor
+from ..checks import check_count, check_real
 from ..collective import Group
+from ..covariance import Floor, check_floor
 from ..data import Block, Groups, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -44,7 +45,10 @@ class Status(Enum):
     STALLED = "the log-likelihood has not risen for many steps: more will not help"
     ENDED = "the stream of rows has ended"
     SINGULAR = "a covariance has lost its spread, and there is no floor: the last good step is kept"
-    DIVERGED = "the sums are no longer finite: the last good step is kept; rescale the columns"
+    DIVERGED = (
+        "the sums are no longer finite: the last good step is kept; rescale the columns, or, of a "
+        "gradient fit, lower lr"
+    )
 
 
 @dataclass(frozen=True)
@@ -284,7 +288,8 @@ class Method(ABC):
         looks_ahead: whether steps can be made before their numbers are looked at (`ahead`).
         check_every: after how many steps they are, then.
         reg_covar: the floor, added to the diagonal of every covariance, in squared units of the
-            data (scikit-learn's meaning).
+            data (scikit-learn's meaning), or relative to the variance of each feature
+            (`RelativeFloor`).
     """
 
     state_type: ClassVar[type[State]] = State
@@ -292,10 +297,15 @@ class Method(ABC):
     looks_ahead: ClassVar[bool] = False
     check_every: int = 1
     max_iter: int
-    reg_covar: float
+    reg_covar: Floor
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing, as far as all methods have them."""
+        settings: dict[str, Any] = getattr(self, "__dataclass_fields__", {})
+        for name, setting in settings.items():
+            value = getattr(self, name)
+            if setting.type in ("float", "float | None") and value is not None:
+                check_real(name, value)
         check_count("max_iter", self.max_iter, least=0)
         check_floor(self.reg_covar)
         check_count("check_every", self.check_every)

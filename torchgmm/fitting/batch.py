@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from ..mixture import GaussianMixture
 from ..parameters import Parameters, filled_up
 from ..seeding import Seeding, Start
 from .base import BatchStep, Method, Problem, State, Status, Step
+from .batch_result import BatchResult, Course, Ends, Progress, better, joined, worst
 from .climb import STALL
-from .events import BatchResult, Course, Event, Observer
+from .events import Event, Observer, Resumption
+from .going_on import ends_of, gone_on
 from .stopping import Stop
 
 __all__ = ["Batch", "Run"]
@@ -82,9 +84,14 @@ class Batch:
         return rows
 
     def fit(
-        self, rows: Groups, seeding: Seeding, n_init: int, generator: torch.Generator
+        self,
+        rows: Groups,
+        seeding: Seeding,
+        n_init: int,
+        generator: torch.Generator,
+        resume: Resumption | None = None,
     ) -> BatchResult:
-        """The best of `n_init` runs of every mixture."""
+        """The best of `n_init` runs of every mixture, or what is left of them."""
         mixture = self.mixture
         if n_init > 1 and isinstance(seeding, Start):
             raise InputError(f"n_init={n_init} runs from one and the same start would all be equal")
@@ -92,24 +99,29 @@ class Batch:
         mixture.materialize(rows.n_features)
         for observer in self.observers:
             observer.on_start(problem, self.method, n_init)
-        done: list[BatchResult] = []
-        best: BatchResult | None = None
+        done, best, left = gone_on(
+            resume, self.mixture, self.method, rows, self._parts(rows), generator
+        )
         run: Run | None = None
         try:
             with full_precision(mixture.device):
-                for part in torch.split(torch.arange(rows.n_groups), self._at_once(rows)):
-                    best = None
+                for part in self._parts(rows)[len(done) :]:
                     some, seeds = rows.only(part), seeding.only(part)
-                    for number in range(1, n_init + 1):
-                        start = self._start(some, part, seeds, generator)
-                        run = Run(self, Problem(some, generator), start, number, n_init, best)
-                        best = better(best, run.to_the_end())
+                    for number in range(1 if left is None else left.run, n_init + 1):
+                        if left is None:
+                            start = self._start(some, part, seeds, generator)
+                        else:
+                            start = ends_of(left).found
+                        own = Problem(some, generator)
+                        run = Run(self, own, start, number, n_init, best, tuple(done), left)
+                        best, left = better(best, run.to_the_end()), None
                         run = None
                     assert best is not None
                     done.append(best)
+                    best = None
         except BaseException:
             cut = best if run is None else better(best, run.result())
-            kept = done if cut is None or (done and cut is done[-1]) else [*done, cut]
+            kept = done if cut is None else [*done, cut]
             self._assign_first(kept)
             for observer in self.observers:
                 observer.on_end(None)
@@ -119,6 +131,10 @@ class Batch:
         for observer in self.observers:
             observer.on_end(result)
         return result
+
+    def _parts(self, rows: Groups) -> Sequence[torch.Tensor]:
+        """Numbers of the mixtures that climb together."""
+        return torch.split(torch.arange(rows.n_groups), self._at_once(rows))
 
     def _at_once(self, rows: Groups) -> int:
         """How many mixtures climb together: statistics of more would leave the budget.
@@ -176,24 +192,36 @@ class Run:
     number: int
     n_init: int
     best: BatchResult | None
-    _history: list[Step] = field(default_factory=list)
+    done: tuple[BatchResult, ...] = ()  # of the mixtures before
+    resume: Resumption | None = None
 
     def __post_init__(self) -> None:
         n = len(self.start.means)
         self._found = self.start
         self._status = np.full(n, _ALIVE)
         self._active = np.arange(n)
-        self._levels = np.empty((0, n))  # of the active
-        self._top = np.full(n, -math.inf)  # their best, and steps since then
-        self._since = np.zeros(n, int)
         assert isinstance(self.problem.source, Groups)
         self._course = Course(self.problem.source.counts.numpy())
+        self._history: list[Step] = []
         self._state: State | None = None
+        if self.resume is not None:
+            ends = ends_of(self.resume)
+            self._status, self._active, self._course = ends.status, ends.active, ends.course
+            self._history = [step for _, step, _ in ends.course.steps]
+            self._state = self.resume.state
+        self._levels = self._course.levels_of(self._active)
+        self._top = np.full(len(self._active), -math.inf)  # their best, and steps since then
+        self._since = np.zeros(len(self._active), int)
+        for levels in self._levels:
+            self._rise(levels)
 
     def to_the_end(self) -> BatchResult:
         """Steps until every mixture is at its end."""
         method, problem = self.batch.method, self.problem
-        self._state = method.init(self.start, problem)
+        if self._state is None:
+            self._state = method.init(self.start, problem)
+        elif len(self._active) < len(self._status):
+            problem = problem.only(torch.from_numpy(self._active))
         while len(self._active) and len(self._history) < method.max_iter:
             began = time.perf_counter()
             after, step = method.step(self._state, problem)
@@ -202,9 +230,9 @@ class Run:
             self._history.append(step)
             ended = self._ended(step)
             before, self._state = self._state, after
-            self._tell(step)
             if (ended != _ALIVE).any():
                 problem = self._leave(ended, before, problem)
+            self._tell(step)
         self._status[self._active] = _STATUS.index(Status.BUDGET_SPENT)
         self._put(self._active, self._state.parameters)
         self._active = self._active[:0]
@@ -218,9 +246,7 @@ class Run:
         if step.last:
             ended[:] = _STATUS.index(Status.ENDED)
         self._levels = np.concatenate([self._levels, levels[None]])
-        higher = levels > self._top
-        self._top = np.where(higher, levels, self._top)
-        self._since = np.where(higher, 0, self._since + 1)
+        self._rise(levels)
         ended[self._since >= STALL] = _STATUS.index(Status.STALLED)
         met = self.batch.stop.met_each(self._levels) & (step.rescues.numpy() == 0)
         ended[met] = _STATUS.index(Status.CONVERGED)
@@ -228,8 +254,14 @@ class Run:
         if step.failed is not None:
             ended[step.failed.numpy()] = _STATUS.index(Status.SINGULAR)
             sound &= ~step.failed.numpy()
-        self._course.add(self._active, step, sound)
+        self._course = self._course.followed(self._active, step, sound)
         return ended
+
+    def _rise(self, levels: np.ndarray) -> None:
+        """Note the best level of each active mixture, and for how long there was no better."""
+        higher = levels > self._top
+        self._top = np.where(higher, levels, self._top)
+        self._since = np.where(higher, 0, self._since + 1)
 
     def _leave(self, ended: np.ndarray, before: State, problem: Problem) -> Problem:
         """Put away what is done; the rest goes on without it."""
@@ -262,7 +294,7 @@ class Run:
         state, levels = self._state or State(found), self._course.last_levels()
         return BatchResult(
             found,
-            _worst(statuses),
+            worst(statuses),
             tuple(self._history),
             dataclasses.replace(state, parameters=found),
             statuses=statuses,
@@ -290,74 +322,7 @@ class Run:
             history,
             self.best,
             step.rows * self.problem.source.row_bytes,
+            Progress(self.done, Ends(self._found, self._status.copy(), self._active, self._course)),
         )
         for observer in self.batch.observers:
             observer.on_step(event)
-
-
-def better(best: BatchResult | None, result: BatchResult) -> BatchResult:
-    """Of each mixture the run of higher likelihood."""
-    if best is None:
-        return result
-    runs = torch.cat([best.levels_of_runs, result.levels_of_runs])
-    higher = result.levels.nan_to_num(nan=-math.inf) > best.levels.nan_to_num(nan=-math.inf)
-    index = higher.nonzero().flatten()
-    parameters = best.parameters.put(
-        index.to(best.parameters.means.device), result.parameters[index]
-    )
-    statuses = tuple(
-        new if taken else old
-        for old, new, taken in zip(best.statuses, result.statuses, higher.tolist(), strict=True)
-    )
-    return dataclasses.replace(
-        best,
-        parameters=parameters,
-        status=_worst(statuses),
-        history=best.history + result.history,
-        state=dataclasses.replace(best.state, parameters=parameters),
-        statuses=statuses,
-        course=best.course.merged(result.course, higher.numpy()),
-        levels=torch.where(higher, result.levels, best.levels),
-        levels_of_runs=runs,
-    )
-
-
-def joined(parts: Sequence[BatchResult], shape: tuple[int, ...]) -> BatchResult:
-    """The results of some mixtures after the others as that of all."""
-    first = parts[0]
-    if len(parts) == 1:
-        return dataclasses.replace(first, shape=shape)
-    parameters = Parameters(
-        torch.cat([one.parameters.logits for one in parts]),
-        torch.cat([one.parameters.means for one in parts]),
-        torch.cat([one.parameters.scale for one in parts]),
-        first.parameters.family,
-    )
-    statuses = tuple(status for one in parts for status in one.statuses)
-    return dataclasses.replace(
-        first,
-        parameters=parameters,
-        status=_worst(statuses),
-        history=tuple(step for one in parts for step in one.history),
-        state=dataclasses.replace(first.state, parameters=parameters),
-        statuses=statuses,
-        course=Course.joined([one.course for one in parts]),
-        levels=torch.cat([one.levels for one in parts]),
-        levels_of_runs=torch.cat([one.levels_of_runs for one in parts], 1),
-        shape=shape,
-    )
-
-
-def _worst(statuses: Sequence[Status]) -> Status:
-    """The one that stands for all: CONVERGED only if it is everybody's."""
-    return max(statuses, key=_ORDER.index)
-
-
-_ORDER = (
-    Status.CONVERGED,
-    Status.ENDED,
-    Status.STALLED,
-    Status.BUDGET_SPENT,
-    Status.SINGULAR,
-    Status.DIVERGED,
-)

@@ -43,6 +43,10 @@ class Begun:
         self.best: FitResult | None = None
         self.seconds = 0.0  # of the step under way, before it was cut off
         if resume is not None:
+            if resume.progress is not None:
+                raise InputError(
+                    "the fit to resume is of a batch of mixtures, this one of a single mixture"
+                )
             self._check(climb, mixture, resume.state)
             self.run, self.seconds = resume.run, resume.seconds
             self.state, self.history, self.best = on_device(

@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from ..covariance import Floor
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
 from ..moments import Moments
@@ -46,7 +47,8 @@ class EM(Method):
     Args:
         max_iter: most steps.
         reg_covar: floor, added to the diagonal of every covariance; absolute, in squared units of
-            the data, as scikit-learn's. Data of another scale want another floor.
+            the data, as scikit-learn's. Data of another scale want another floor, columns of
+            different scales a `RelativeFloor`.
         rescue: the policy for components that empty or collapse.
         kernel: how the E-step is computed: `auto` or a name from `torchgmm.kernels.kernels()`, some
             of them with a precision of products on a GPU after a colon, as `triton:tf32x3`.
@@ -72,7 +74,7 @@ class EM(Method):
     takes_batches: ClassVar[bool] = True
     looks_ahead: ClassVar[bool] = True
     max_iter: int = 100
-    reg_covar: float = 1e-6
+    reg_covar: Floor = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
     check_every: int = 1

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..checks import check_count
+from ..covariance import Floor, RelativeFloor
 from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -92,12 +93,21 @@ class Gradient(Method):
     annealing: int = 0
     first_beta: float = 0.1
     rows_per_step: int | None = None
-    reg_covar: float = 1e-6
+    reg_covar: Floor = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
 
+    @property
+    def _floor(self) -> float:
+        return cast(float, self.reg_covar)  # as others are refused at the door
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.reg_covar, RelativeFloor):
+            raise InputError(
+                "a relative floor follows the moments of all rows, which gradients do not sum: "
+                "give reg_covar a number, in units of the scaled columns, or use EM or OnlineEM"
+            )
         check_count("annealing", self.annealing, least=0)
         for name, value in ("batch_size", self.batch_size), ("rows_per_step", self.rows_per_step):
             if value is not None and (name, value) != ("batch_size", "all"):
@@ -112,7 +122,7 @@ class Gradient(Method):
         self._machine([torch.zeros(1, requires_grad=True)])
 
     def init(self, parameters: Parameters, problem: Problem) -> GradientState:
-        frame, point = placed(parameters, self.reg_covar)
+        frame, point = placed(parameters, self._floor)
         optimizer, schedule = self._machine(leaves_of(point))
         return GradientState(
             parameters,
@@ -217,7 +227,7 @@ class Gradient(Method):
             size=size,
             kernel=kernel,
             beta=self._beta(state),
-            floor=self.reg_covar,
+            floor=self._floor,
             clip=self.clip,
             even=self._second_order,
         )
@@ -238,14 +248,14 @@ class Gradient(Method):
         LBFGS starts anew from there, in a frame in which its first guess, that all curvatures are
         equal, is nearly right (patches: 172.3 nats per row after 100 passes, without it 165.3).
         """
-        parameters = located(state.frame, state.point, self.reg_covar, even=self._second_order)
+        parameters = located(state.frame, state.point, self._floor, even=self._second_order)
         if parameters is None or not self._second_order:
             return None if parameters is None else replace(state, parameters=parameters)
         return self._anew(state, parameters)
 
     def _anew(self, state: GradientState, parameters: Parameters) -> GradientState:
         """In a frame of these parameters; the optimiser forgets what it knew of the old one."""
-        frame, point = placed(parameters, self.reg_covar)
+        frame, point = placed(parameters, self._floor)
         optimizer = frozen(thawed(state.optimizer) | {"state": {}})
         return replace(state, parameters=parameters, frame=frame, point=point, optimizer=optimizer)
 
@@ -281,14 +291,14 @@ class Gradient(Method):
         wanted = _LOOK * p.n_components * p.family.min_rows(p.n_features) * state.row_weight
         if state.position and float(state.seen.sum()) < wanted:
             return state  # in the middle of a pass, too few to tell
-        moments = moments_above_floor(p, state.seen, self.reg_covar)
+        moments = moments_above_floor(p, state.seen, self._floor)
         central = p.family.central(moments)
-        empty, collapsed = self.rescue.find(moments, central, p.family, self.reg_covar)
+        empty, collapsed = self.rescue.find(moments, central, p.family, self._floor)
         self.rescue.check(empty, collapsed)
         chosen = self.rescue.chosen(empty, collapsed, state.rescues)
         sums = state.sums.m_step(chosen, collapsed)
         state = replace(state, sums=sums, seen=torch.zeros_like(state.seen))
         if not bool(chosen.any()):
             return state
-        p = reseeded(p, chosen, moments, latest, kernel, self.reg_covar, problem.group)
+        p = reseeded(p, chosen, moments, latest, kernel, self._floor, problem.group)
         return self._anew(replace(state, rescues=state.rescues + int(chosen.sum())), p)

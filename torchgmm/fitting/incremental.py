@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from ..covariance import Floor
 from ..data import Block
 from ..kernels import Kernel, as_kernel
 from ..moments import Moments
@@ -72,7 +73,7 @@ class IncrementalEM(Method):
     max_iter: int = 50
     n_blocks: int = 32
     block_rows: int | None = None
-    reg_covar: float = 1e-6
+    reg_covar: Floor = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
 

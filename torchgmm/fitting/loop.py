@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def fit(
         weights: one number per row, at least 0: an integer weight counts as that many equal rows,
             and a row of weight 0 as absent whatever it holds.
         init: `kmeans`, `k-means++`, `random_from_data`, `random`, `current` (go on from what the
-            mixture holds), labels `(N,)`, `Parameters`, or a `Seeding`.
+            mixture holds), labels `(N,)`, another mixture, `Parameters`, or a `Seeding`.
         n_init: runs from different starts; the one with the highest log-likelihood is kept.
         stop: the stopping rule; `Tolerance(1e-3)`, scikit-learn's, if not given.
         generator: a torch generator on the CPU or a seed: everything random comes from it, so
@@ -118,17 +118,20 @@ def fit(
         (torch.Size([3, 2]), torch.Size([2]))
     """
     method = EM() if method is None else method
+    observers = _checked(method, stop, observers)
     checks.check_count("n_init", n_init)
     if mixture.batch_shape:
-        if resume is not None or state is not None:
+        if state is not None:
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
-        batch = Batch(mixture, method, stop or Tolerance(), tuple(observers))
+        batch = Batch(mixture, method, stop or Tolerance(), observers)
         rows = batch.open(data, weights, groups, encoder)
-        drawn = _as_generator(generator)
+        drawn = checks.as_generator(generator)
         if not method.takes_batches:
-            settings = {"stop": stop, "n_init": n_init, "observers": observers}
-            return one_by_one(fit, mixture, rows, method, init, drawn, settings)
-        return _told(batch.fit(rows, _seeding(init, mixture, ALONE), n_init, drawn), method)
+            told, settings = tuple(observers), {"stop": stop, "n_init": n_init}
+            start = init if isinstance(init, str) else _seeding(init, mixture, ALONE)
+            return one_by_one(fit, mixture, rows, method, start, drawn, told, settings, resume)
+        seeding = _seeding(init, mixture, ALONE)
+        return _told(batch.fit(rows, seeding, n_init, drawn, resume), method)
     if groups is not None:
         raise InputError("groups= says to which mixture of a batch a row belongs: this is one")
     watch = Watch()
@@ -142,7 +145,7 @@ def fit(
             "the stopping rule": stop,
         }
     )
-    drawn = group.same_generator(_as_generator(generator))
+    drawn = group.same_generator(checks.as_generator(generator))
     problem = Problem(Watched(source, watch), drawn, watch)
     seeding = _seeding(init, mixture, group)
     observers = observers if group.leads else ()
@@ -161,7 +164,7 @@ def fit(
             mixture.assign(found.parameters)
             return _told(found, method)
         drawn.set_state(before)  # one of them fails: in its turn it says why
-    climb = Climb(problem, method, stop or Tolerance(), tuple(observers), n_init)
+    climb = Climb(problem, method, stop or Tolerance(), observers, n_init)
     begun = Begun(climb, mixture, resume, state)
     for observer in observers:
         observer.on_start(problem, method, n_init)
@@ -184,6 +187,19 @@ def fit(
     if failed := climb.end(done):
         raise failed[0]  # only now, when all observers were told
     return _told(done, method) if group.leads else done
+
+
+def _checked(method: Any, stop: Any, observers: Any) -> tuple[Observer, ...]:
+    """The observers, when they and the rest are what they should be."""
+    checks.check_kind("the method", method, Method, "EM()")
+    if stop is not None:
+        checks.check_kind("stop", stop, Stop, "Tolerance(1e-4)")
+    if isinstance(observers, Observer) or not isinstance(observers, Iterable):
+        raise InputError(f"observers must be a list of observers, got {observers!r}: write [...]")
+    found = tuple(observers)
+    for observer in found:
+        checks.check_kind("each of the observers", observer, Observer, "Progress()")
+    return found
 
 
 def _told(done: FitResult, method: Method) -> FitResult:
@@ -223,21 +239,11 @@ def _seeding(init: Any, mixture: GaussianMixture, group: Group) -> Seeding:
     if isinstance(init, str) and init == "current":
         held = mixture.as_parameters(torch.float64).map(torch.Tensor.detach)
         return Start(held.map(group.of_first))
-    seeding = as_seeding(init)
+    seeding = as_seeding(init.as_parameters() if isinstance(init, GaussianMixture) else init)
     if isinstance(seeding, Start):
         own = seeding.parameters.to(torch.float64, mixture.device)
         return Start(own.map(torch.Tensor.detach))
     return seeding
-
-
-def _as_generator(generator: torch.Generator | int | None) -> torch.Generator:
-    if isinstance(generator, torch.Generator):
-        return generator
-    made = torch.Generator()
-    if generator is None:
-        generator = int(torch.randint(2**62, ()))
-    made.manual_seed(checks.check_count("the seed (generator=)", generator, least=0))
-    return made
 
 
 def _caller() -> int:

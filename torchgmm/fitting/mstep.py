@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..answers import guessing, holds
 from ..collective import ALONE, Group
+from ..covariance import Floor, floor_of
 from ..data import Block
 from ..errors import SingularCovarianceError
 from ..kernels import Kernel
@@ -54,7 +55,7 @@ def m_step(
     moments: Moments,
     before: Parameters,
     *,
-    floor: float,
+    floor: Floor,
     rescue: Rescue,
     spent: int | Tensor,
     blocks: Iterable[Block] | Callable[[int], Iterable[Block]],
@@ -81,12 +82,13 @@ def m_step(
         EmptyComponentError: the policy was to raise.
     """
     family = before.family
+    least = floor_of(floor, moments, family)
     central = family.central(moments)
-    empty, collapsed = rescue.find(moments, central, family, floor)
+    empty, collapsed = rescue.find(moments, central, family, least)
     if held is not None and family.coupled:
         moments = _as_before(moments, before, held)
         central = family.central(moments)
-    after, hopeless = maximised(group, moments, before, floor, central)
+    after, hopeless = maximised(group, moments, before, least, central)
     if held is None and not holds((empty | collapsed).any() | hopeless.any()):
         return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
@@ -98,15 +100,16 @@ def m_step(
     failed = None
     if holds(hopeless.any()):
         if not before.batch_shape:
-            raise SingularCovarianceError(hopeless.nonzero().flatten().tolist(), floor)
+            raise SingularCovarianceError(hopeless.nonzero().flatten().tolist())
         failed = hopeless.any(-1)
     chosen = rescue.chosen(empty, collapsed, spent)
     if holds(chosen.any()):
         if not callable(blocks):
-            after = reseeded(after, chosen, moments, blocks, kernel, floor, group)
+            after = reseeded(after, chosen, moments, blocks, kernel, least, group)
         else:
             for b in chosen.any(-1).nonzero().flatten().tolist():
-                own = (after[b], chosen[b], moments[b], blocks(b), kernel, floor)
+                mine = least[b] if isinstance(least, Tensor) else least
+                own = (after[b], chosen[b], moments[b], blocks(b), kernel, mine)
                 after = after.put(torch.tensor([b]), reseeded(*own).map(lambda t: t[None]))
     return MStep(after, chosen, collapsed, failed)
 
@@ -178,14 +181,15 @@ def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
             return Tentative(math.nan, rows, kernel=kernel, numbers=numbers)
         read = numbers.tolist()  # at once: a GPU is waited for once
         return Step(read[0], rows, 0.0, int(read[1]), int(read[2]), kernel)
-    rescues, collapses = after.rescued.sum(-1).cpu(), after.collapsed.sum(-1).cpu()
+    numbers = torch.stack([level, after.rescued.sum(-1), after.collapsed.sum(-1)]).cpu()
+    level, (rescues, collapses) = numbers[0], numbers[1:].long()
     return BatchStep(
         float(level.nanmean()),
         rows,
         rescued=int(rescues.sum()),
         collapsed=int(collapses.sum()),
         kernel=kernel,
-        levels=level.cpu(),
+        levels=level,
         rescues=rescues,
         collapses=collapses,
         failed=None if after.failed is None else after.failed.cpu(),

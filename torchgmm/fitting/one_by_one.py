@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data import Groups
@@ -13,7 +14,9 @@ from ..mixture import GaussianMixture
 from ..parameters import filled_up, stacked
 from ..seeding import as_seeding, child
 from .base import Method, State, Status
-from .events import BatchResult, FitResult, Histories
+from .batch_result import BatchResult, Histories, Progress
+from .events import FitResult, Observer, Resumption
+from .going_on import Beside, left_of
 
 __all__ = ["one_by_one"]
 
@@ -25,7 +28,9 @@ def one_by_one(
     method: Method,
     init: Any,
     generator: torch.Generator,
+    observers: Sequence[Observer],
     settings: dict[str, Any],
+    resume: Resumption | None = None,
 ) -> BatchResult:
     """Fit every mixture of a batch as if it were alone, each with the generator as it is now.
 
@@ -36,7 +41,9 @@ def one_by_one(
         method: of the steps.
         init: as `fit` takes it, for a batch.
         generator: advanced by no fit.
+        observers: told about each fit.
         settings: other arguments of `fit`.
+        resume: where a fit that was cut goes on.
     """
     shape = tuple(mixture.batch_shape)
     # "current" says the same of each, and is no seeding
@@ -44,10 +51,19 @@ def one_by_one(
     mixture.materialize(rows.n_features)
     flat = mixture.as_parameters().map(torch.Tensor.detach).flat()
     batch = GaussianMixture.from_parameters(flat)
-    each = []
+    each, left = left_of(resume, rows.n_groups, generator)
     for b, one in enumerate(batch.unstack()):
+        if b < len(each):
+            continue
         own = init if seeding is None else seeding.of(b, rows.n_groups)
-        mine = {"init": own, "generator": child(generator, first=True)}
+        progress = Progress(tuple(each), generator=generator.get_state())
+        mine = {
+            "init": own,
+            "generator": child(generator, first=True),
+            "observers": [Beside(observer, progress) for observer in observers],
+            "resume": left,
+        }
+        left = None
         try:
             result = fit(one, rows.of(b), method, **mine, **settings)
         except SingularCovarianceError:
@@ -56,7 +72,7 @@ def one_by_one(
         each.append(result)
     found = stacked([filled_up(r.parameters, mixture.n_components) for r in each])
     mixture.assign(found.shaped(shape))
-    course = Histories(each)
+    course = Histories(np.full(len(each), -1), each=tuple(each))
     levels = course.last_levels()
     runs = [r.runs or (r.log_likelihood,) for r in each]
     most = max(map(len, runs))

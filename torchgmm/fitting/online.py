@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count
+from ..covariance import Floor
 from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -68,7 +69,9 @@ class OnlineEM(Method):
 
     Args:
         max_iter: most steps.
-        batch_size: rows between M-steps; half that unit, within 1,024 and 16,384, if not given.
+        batch_size: rows between M-steps; half that unit, within 1,024 and 16,384, if not given, and
+            of a step of more than 262,144 rows its 256th part up to the same limit: an M-step has
+            a fixed cost, and so many of them are enough. Not where rows are forgotten.
         exponent: how fast step sizes fall, above 0.5 and at most 1.
         offset: of the clock; a larger one trusts the start more.
         average: whether the answer is the mixture of averaged statistics (Polyak & Juditsky 1992,
@@ -113,7 +116,7 @@ class OnlineEM(Method):
     average: Literal["auto", "always", "never"] = "auto"
     forget: float | None = None
     rows_per_step: int | None = None
-    reg_covar: float = 1e-6
+    reg_covar: Floor = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
 
@@ -150,13 +153,14 @@ class OnlineEM(Method):
         needed = parameters.n_components * parameters.family.min_rows(parameters.n_features)
         return max(1, needed // 2)
 
-    def _batch_rows(self, parameters: Parameters) -> int:
-        return self.batch_size or min(max(self.unit(parameters) // 2, 1024), 16_384)
+    def _batch_rows(self, parameters: Parameters, source: Source) -> int:
+        enough = 0 if self.forget else (self.rows_of_step(source) or 0) // _M_STEPS
+        return self.batch_size or min(max(self.unit(parameters) // 2, 1024, enough), 16_384)
 
     def step(self, state: State, problem: Problem) -> tuple[State, Step]:
         state = own_state(self, state, OnlineState)
         kernel = as_kernel(self.kernel)
-        size = self._batch_rows(state.running)
+        size = self._batch_rows(state.running, problem.source)
         mid_pass, ordered = state.position > 0, self.forget is not None
         for position, batch in problem.batches(
             size, state.seed, state.epoch, state.position, ordered=ordered
@@ -249,7 +253,8 @@ class OnlineEM(Method):
         """How the averaged mixture fares on a batch that neither has learnt from yet."""
         number = 1 + round(state.rows_seen / rows)  # of the batch, in all passes
         asked = number in (2, 4) or number % _EVERY == 0
-        enough = 2 * rows >= self._batch_rows(state.running)  # the last of a pass may be 1
+        usual = self._batch_rows(state.running, problem.source)
+        enough = 2 * rows >= usual  # the last of a pass may be 1
         if self.average != "auto" or not (asked and enough):
             return state.lead
         averaged, _ = problem.e_step(kernel, batch, self._averaged(state))
@@ -287,6 +292,9 @@ class OnlineEM(Method):
         return state.running if bool(hopeless.any()) else averaged
 
 
+# M-steps of a step over many rows: as good as sixteen times as many, in a third of the time where
+# a batch of few components and features costs no more than its M-step
+_M_STEPS = 256
 # weight of later statistics in the average: 0 is the plain mean of all
 _FAVOUR = 3.0
 # the averaged mixture is tried on the second batch, the fourth, and then on one in so many

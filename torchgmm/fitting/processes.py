@@ -55,7 +55,7 @@ def summed(
 
 
 def maximised(
-    group: Group, moments: Moments, before: Parameters, floor: float, central: Tensor
+    group: Group, moments: Moments, before: Parameters, floor: float | Tensor, central: Tensor
 ) -> tuple[Parameters, Tensor]:
     """`from_moments`, shared out over the processes by component where it is much work."""
     (k, d), family = moments.frame.shape[-2:], before.family

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from ..covariance import Family
+from ..covariance import Family, Floor
 from ..data import Block
 from ..errors import InputError
 from ..kernels import Kernel, as_kernel
@@ -80,7 +80,7 @@ class VarianceReducedEM(Method):
     n_blocks: int = 32
     block_rows: int | None = None
     rate: float = 0.1
-    reg_covar: float = 1e-6
+    reg_covar: Floor = 1e-6
     rescue: Rescue = field(default_factory=Rescue)
     kernel: str = "auto"
 

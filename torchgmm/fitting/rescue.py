@@ -53,7 +53,7 @@ class Rescue:
                 raise InputError(f"{name} must be keep, reseed or raise, got {value!r}")
 
     def find(
-        self, moments: Moments, central: Tensor, family: Family, floor: float
+        self, moments: Moments, central: Tensor, family: Family, floor: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Masks `(*B, K)` of empty and of collapsed components; `central` is of the moments."""
         empty = moments.weight <= _EMPTY * moments.rows.unsqueeze(-1)
@@ -92,7 +92,7 @@ def reseeded(
     moments: Moments,
     blocks: Iterable[Block],
     kernel: Kernel,
-    floor: float,
+    floor: float | Tensor,
     group: Group = ALONE,
 ) -> Parameters:
     """Put the chosen components on the worst-explained rows, with the pooled covariance."""

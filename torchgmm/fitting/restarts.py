@@ -15,7 +15,8 @@ from ..parameters import Parameters
 from ..seeding import Seeding
 from .base import Method, Problem, Status
 from .batch import Batch, Run
-from .events import BatchResult, FitResult
+from .batch_result import BatchResult
+from .events import FitResult
 from .stopping import Stop
 
 __all__ = ["best_of", "climbed", "is_better", "side_by_side"]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..checks import check_count
+from ..checks import check_count, check_real
 from ..errors import InputError
 
 __all__ = ["Aitken", "RelativeTolerance", "Stop", "Tolerance"]
@@ -24,6 +24,7 @@ class Stop(ABC):
 
     def __post_init__(self) -> None:
         check_count("patience", self.patience)
+        check_real("tol", self.tol)
         if not self.tol >= 0:
             raise InputError(f"tol must be at least 0, got {self.tol}")
 

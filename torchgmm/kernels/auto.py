@@ -24,8 +24,8 @@ __all__ = ["Auto"]
 # A pass must cost so many times what a probe does: that is a fixed sum, and for matrices so many
 # operations for each of K D^3.
 _PAYS, _PROBE, _PROBE_CUBIC = 20, 3e8, 20
-# What finding out whether `Quadratic` keeps the digits costs, however few the rows are.
-_PLANNING = 2.5e7
+# What `Quadratic` costs however few the rows are: finding out whether it keeps the digits.
+_PLANNING = 3.5e7
 
 
 @register

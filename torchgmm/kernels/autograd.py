@@ -36,8 +36,10 @@ def log_prob(
         x = x.expand(*p.batch_shape, *x.shape[-2:])
     compiling = torch.compiler.is_compiling()
     known = p.family.name in families() and as_family(p.family.name) == p.family
-    if not known or (compiling and _transformed()):
-        # Operators know families by name; dynamo cannot trace vmap over an autograd.Function.
+    empty = not compiling and not x.shape[-2]
+    if not known or empty or (compiling and _transformed()):
+        # Operators know families by name, and chunks that have rows; dynamo cannot trace vmap
+        # over an autograd.Function.
         return _dense(p.family, x, p.logits, p.means, p.scale)
     call: Any = _LogProb if compiling else _ForwardLogProb  # nor forward-mode derivatives
     return cast(Tensor, call.apply(x, p.logits, p.means, p.scale, p.family.name))

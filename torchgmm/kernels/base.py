@@ -27,6 +27,8 @@ __all__ = [
     "chunk_rows",
     "has_triton",
     "kernels",
+    "members",
+    "one_hot",
     "register",
     "soft_assign",
 ]
@@ -124,6 +126,22 @@ def soft_assign(
     total = r.sum(-2, keepdim=True)
     r.div_(total)
     return r, (total.log_() + top).squeeze(-2)
+
+
+def one_hot(values: Tensor, best: Tensor) -> Tensor:
+    """1 where `values (..., K, n)` are the `best (..., 1, n)` over K, of several the first; 0 else.
+
+    Overwrites the values.
+    """
+    member = members(values, best)
+    if not bool((member.sum(-2) == 1).all()):
+        member *= member.cumsum(-2) == 1
+    return member
+
+
+def members(values: Tensor, best: Tensor) -> Tensor:
+    """The same, and 1 for every one of several."""
+    return torch.eq(values, best, out=values)  # written as numbers: no pass over truth values
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import torch
 from ..parameters import Parameters
 
 __all__ = [
+    "by_columns",
     "dense_cost",
     "elementwise",
     "fused_cost",
@@ -22,8 +23,10 @@ __all__ = [
 
 _PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
 _ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
-# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row.
-_SOFT_MAX, _PER_PAIR = 10, 300
+# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row; making
+# a feature, which two thin products read; what a row costs whatever there is to compute.
+_SOFT_MAX, _PER_PAIR, _PER_FEATURE, _PER_ROW = 10, 300, 3, 60
+_FEW = 12
 
 
 def product(dtype: torch.dtype) -> float:
@@ -43,15 +46,27 @@ def _quadratic_form(p: Parameters) -> int:
 
 def dense_cost(p: Parameters, dtype: torch.dtype) -> float:
     """Every pair whitened."""
+    d = p.n_features
     products = 4.0 * _quadratic_form(p) if p.family.n_axes == 2 else 0.0
-    each = product(dtype) * products + (2 * p.n_features + 100) * elementwise(dtype)
-    return p.n_components * each
+    passes = 6 * d + 8 if by_columns(p) else 2 * d + 100
+    each = product(dtype) * products + passes * elementwise(dtype)
+    return p.n_components * each + _PER_ROW * elementwise(dtype)
+
+
+def by_columns(p: Parameters) -> bool:
+    """Whether the features are so few that `dense` has them one after the other in its buffers.
+
+    Operations then run along the rows; those along two or eight numbers at a time cost two to four
+    times as much.
+    """
+    return p.n_features <= _FEW and p.family.reads_columns
 
 
 def quadratic_cost(p: Parameters, dtype: torch.dtype) -> float:
     """Two products with all features."""
     k, size = p.n_components, _feature_count(p)
-    return product(dtype) * 4 * k * size + (size + _SOFT_MAX * k) * elementwise(dtype)
+    passes = _PER_FEATURE * size + _SOFT_MAX * k + _PER_ROW
+    return product(dtype) * 4 * k * size + passes * elementwise(dtype)
 
 
 def _feature_count(p: Parameters) -> int:

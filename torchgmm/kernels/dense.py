@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ..answers import holds
+from ..buffers import room
 from ..covariance.base import Family, Whitened
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
+from .costs import by_columns
 from .memory import spared
 
 __all__ = [
@@ -27,9 +29,6 @@ __all__ = [
 ]
 
 _TINY = torch.finfo(torch.float64).tiny
-# So few features lie feature by feature in the buffers of a chunk: operations run along the rows,
-# where those along two or eight numbers at a time cost two to four times as much.
-_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,15 @@ def prepare(p: Parameters, dtype: torch.dtype) -> Prepared:
 
 
 class _Workspace:
-    """Buffers that are reused for every chunk: fresh pages cost as much as the arithmetic."""
+    """Buffers that are used again for every chunk."""
 
     def __init__(self, shape: tuple[int, ...], rows: int, like: Tensor, *, turned: bool) -> None:
         self._shape = shape  # (*B, K)
         self._d = like.shape[-1]
         self._turned = turned
         size = math.prod(shape) * rows * self._d
-        self._first = torch.empty(size, dtype=like.dtype, device=like.device)
-        self._second = torch.empty_like(self._first)
-        self._flat = torch.empty(math.prod(shape) * rows, dtype=like.dtype, device=like.device)
+        self._first, self._second = room(size, like), room(size, like)
+        self._flat = room(math.prod(shape) * rows, like)
 
     def views(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Two `(*B, K, rows, D)` and one `(*B, K, rows)`.
@@ -214,7 +212,7 @@ class Dense(Kernel):
         shape = (*parameters.batch_shape, parameters.n_components)
         n_rows = x.shape[-2]
         rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.bytes_for(x)))
-        turned = x.shape[-1] <= _FEW and parameters.family.reads_columns
+        turned = by_columns(parameters)
         space = _Workspace(shape, rows, x, turned=turned)
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))

@@ -13,9 +13,13 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from ..buffers import room
 from .base import has_triton
 
 __all__ = ["Columns", "Layout", "Rows"]
+
+# Rows of a slab: sums over more wear out in float32; more and smaller ones keep a GPU busy.
+_SLAB, _SLAB_ON_GPU = 8192, 2048
 
 
 class Layout(ABC):
@@ -42,7 +46,7 @@ class Layout(ABC):
 
     def buffer(self, width: int) -> Tensor:
         """Room for `width` numbers per row."""
-        return self._like.new_empty(math.prod(self._batch) * self._most * width)
+        return room(math.prod(self._batch) * self._most * width, self._like)
 
     def part(self, buffer: Tensor, *shape: int) -> Tensor:
         """The beginning of a buffer as `(*B, *shape)`."""
@@ -67,7 +71,9 @@ class Layout(ABC):
             from . import triton_product
 
             return triton_product.summed(left, right, self.precision)
-        return left @ right
+        if left.dtype == torch.float64 and not left.is_cuda:
+            return left @ right
+        return _by_slabs(left, right, _SLAB_ON_GPU if left.is_cuda else _SLAB)
 
     @abstractmethod
     def joint(self, theta: Tensor, out: Tensor) -> Tensor:
@@ -76,6 +82,19 @@ class Layout(ABC):
     @abstractmethod
     def sums(self, r: Tensor) -> Tensor:
         """`R phi^T (*B, K, P)` for responsibilities `r (*B, K, n)`."""
+
+
+def _by_slabs(left: Tensor, right: Tensor, rows: int) -> Tensor:
+    """`left (*B, K, n) @ right (*B, n, P)`: slabs in their dtype, joined in float64 in order."""
+    n, p = right.shape[-2:]
+    slabs = n // rows
+    whole = slabs * rows
+    if not slabs:
+        return (left @ right).double()
+    own = left[..., :whole].view(*left.shape[:-1], slabs, rows).transpose(-2, -3)
+    sums = own @ right[..., :whole, :].view(*right.shape[:-2], slabs, rows, p)
+    total = sums.sum(-3, dtype=torch.float64)
+    return total if whole == n else total.add_(left[..., whole:] @ right[..., whole:, :])
 
 
 class Rows(Layout):

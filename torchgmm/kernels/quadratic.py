@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..answers import answer
+from ..buffers import room
 from ..covariance import Family
 from ..errors import InputError
-from ..kmeans import one_hot
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import PRECISIONS, Kernel, can_launch, checked_precision, register, soft_assign
+from .base import PRECISIONS, Kernel, can_launch, checked_precision, one_hot, register, soft_assign
 from .costs import dense_cost, quadratic_cost
 from .dense import Dense
 from .features import Features, Linear, features_of
@@ -57,7 +57,7 @@ class _Limits:
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
-_MOST_ROWS = 8192
+_MOST_ROWS = 65_536  # past which nothing is gained
 _TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
 _AT_REST = 1e-30
@@ -169,14 +169,11 @@ class _Chunks:
         self._shape = (*p.batch_shape, p.n_components)
         numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
         width = numbers * dtype.itemsize
-        # sums over more rows than this wear out in float32, unless they are made slab by slab
-        wears = dtype == torch.float32 and precision == "ieee"
-        most = _MOST_ROWS if wears else x.shape[-2]
-        self._rows = min(max(budget // width // 256 * 256, 64), most, x.shape[-2])
+        self._rows = min(max(budget // width // 256 * 256, 64), _MOST_ROWS, x.shape[-2])
         like = torch.empty(0, dtype=dtype, device=x.device)
         self.layout: Any = features.layout(self._rows, like)
         self.layout.precision = precision
-        self._joint = like.new_empty(math.prod(self._shape) * self._rows)
+        self._joint = room(math.prod(self._shape) * self._rows, like)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Slices of the rows, and `log pi_k N(x_n; k)` but for what all components share."""
@@ -235,7 +232,7 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
 
 def _hard_assign(log_joint: Tensor) -> tuple[Tensor, Tensor]:
     top = log_joint.amax(-2, keepdim=True)
-    return one_hot(torch.sub(top, log_joint, out=log_joint)), top.squeeze(-2)
+    return one_hot(log_joint, top), top.squeeze(-2)
 
 
 def _sums(

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ..moments import Moments
 from ..parameters import Parameters
-from .base import Kernel, register
+from .base import Kernel, has_triton, register
 from .costs import pair_cost, screening_cost
 from .dense import Dense, in_plain_coordinates
+from .grouped import Grouped
+from .memory import spared
 from .pairs import Chosen, Pairs, nats_of
 from .screen import Screen, Turned, turned
 
@@ -52,26 +54,28 @@ class Screened(Kernel):
 
     What is kept goes through the same differences and products as in `dense`, so digits are lost
     nowhere. Before a pass some rows are probed for the number of coordinates that pays best.
-    Components that share a covariance, or are too tight for the range of float32, and rows on a
-    GPU go to `dense`.
+    Components that share a covariance, or are too tight for the range of float32, go to `dense`.
+    On a GPU it is `auto`'s choice nowhere: it is there by name.
 
     Args:
         budget: bytes of the kept rows of one chunk.
     """
 
     name: ClassVar[str] = "screened"
+    usual_budget: ClassVar[int] = 8 * 2**20
 
-    def __init__(self, budget: int = 8 * 2**20) -> None:
-        self._budget = budget
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = budget
+        self._budget = self.usual_budget if budget is None else budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         yield from self._dense().log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
-        # One covariance: nothing to gain from single pairs. On a GPU tiles would be added up by
-        # atomic operations, in another order every time.
-        if parameters.family.tied or x.is_cuda:
-            return self._dense().accumulate(x, w, parameters)
+        # One covariance: nothing to gain from single pairs. Without Triton tiles would be added
+        # up on a GPU by atomic operations, in another order every time.
+        if parameters.family.tied or (x.is_cuda and not has_triton()):
+            return Dense().accumulate(x, w, parameters)
         if parameters.batch_shape:
             return self._batch(x, w, parameters)
         mixture = turned(parameters, x.dtype)
@@ -90,6 +94,8 @@ class Screened(Kernel):
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         screen = Screen(mixture, plan.p, x.dtype)
+        if is_grouped(x):
+            return self._grouped(x, w, parameters, screen, plan)
 
         def moments(centre: Tensor | None) -> Moments:
             pairs = Pairs(parameters, x.dtype, centre)
@@ -99,6 +105,19 @@ class Screened(Kernel):
                 chunk = chooser.by_rows(x[part])
                 pairs.add(chunk, None if w is None else w[part], chooser.choose(chunk))
             return pairs.moments()
+
+        return in_plain_coordinates(moments, parameters, x.dtype)
+
+    @spared
+    def _grouped(
+        self, x: Tensor, w: Tensor | None, parameters: Parameters, screen: Screen, plan: Plan
+    ) -> Moments:
+        def moments(centre: Tensor | None) -> Moments:
+            found = Grouped(parameters, screen, plan.kept, x, centre, self.bytes_for(x))
+            for start in range(0, len(x), found.rows):
+                part = slice(start, start + found.rows)
+                found.add(x[part], None if w is None else w[part])
+            return found.moments()
 
         return in_plain_coordinates(moments, parameters, x.dtype)
 
@@ -115,6 +134,11 @@ class Screened(Kernel):
             each.append(self.accumulate(rows, weights, Parameters(*own, parameters.family)))
         sums = [torch.stack([getattr(m, f) for m in each]) for f in Moments.__dataclass_fields__]
         return Moments(*(s.view(*shape, *s.shape[1:]) for s in sums))
+
+
+def is_grouped(x: Tensor) -> bool:
+    """Whether pairs go through large products, as a GPU wants them."""
+    return x.is_cuda
 
 
 class _Chooser:
@@ -188,9 +212,10 @@ def best_plan(x: Tensor, parameters: Parameters, mixture: Turned) -> Plan | None
         top = u.amax(0)
         # nearly every row's best pair is that close to its best bound
         gaps = (top - best).nan_to_num(nan=math.inf).sort().values
-        gap = float(gaps[int(_COVERED * (len(gaps) - 1))])
-        margin = nats + max(gap, 0.0)
-        kept = max(1.0, float((u >= top - margin).sum()) / len(probe))
+        margin = nats + gaps[int(_COVERED * (len(gaps) - 1))].clamp_min(0)
+        near = (u >= top - margin).sum()
+        margin, kept = torch.stack([margin.double(), near.double() / len(probe)]).tolist()
+        kept = max(1.0, kept)
         screening = screening_cost(parameters, screen.size, x.dtype)
         plans.append(Plan(p, screening + kept * pair, kept, margin))
         if (kept - 1) * pair < screening:  # more coordinates cost more than they could dismiss

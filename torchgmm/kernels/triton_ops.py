@@ -1,4 +1,4 @@
-"""The fused log-density as an operator whose launches a compiler sees.
+"""The fused log-density and the nearest centre as operators whose launches a compiler sees.
 
 `log_prob` of a mixture is one opaque operator in a compiled or exported graph (`operators.py`),
 whatever kernel it takes inside. This one is for graphs that must hold the Triton kernel itself, to
@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .triton_nearest import nearest
 from .triton_run import densities
 
-__all__ = ["fused_log_prob"]
+__all__ = ["fused_log_prob", "nearest_centre"]
 
 
 def _fused_log_prob(
@@ -40,3 +41,24 @@ def _shape(
 
 
 fused_log_prob.register_fake(_shape)
+
+
+def _nearest_centre(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels and distances `(B, n)` of rows `(B, n, D)` or `(1, n, D)`; see `nearest`."""
+    return nearest(x.contiguous(), centres)
+
+
+nearest_centre = _register(
+    "torchgmm::nearest_centre",
+    _nearest_centre,
+    mutates_args=(),
+    schema="(Tensor x, Tensor centres) -> (Tensor, Tensor)",
+)
+
+
+def _labels(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (centres.shape[0], x.shape[-2])
+    return x.new_empty(shape, dtype=torch.int32), x.new_empty(shape)
+
+
+nearest_centre.register_fake(_labels)

@@ -21,13 +21,18 @@ __all__ = ["asked_rows", "by_chunk", "tracks", "weighted_rows"]
 def asked_rows(mixture: MixtureTensors, x: Any) -> Tensor:
     """Rows `(N, D)` or `(*B, N, D)`, checked, on the mixture's device and in its arithmetic.
 
+    No rows are rows: a batch of which a mask left none has as many answers.
+
     Raises:
         InputError: rows that are none of this mixture's.
         NotSizedError: the mixture does not know its number of features.
     """
     mixture.require_size("log_prob")
+    checks.check_device(mixture.device)
     rows = as_tensor(x)
-    checks.check_rows(tuple(rows.shape), mixture.n_features, len(mixture.batch_shape))
+    n_batch = len(mixture.batch_shape)
+    checks.check_rows(tuple(rows.shape), mixture.n_features, n_batch, none=True)
+    checks.check_leading(tuple(rows.shape), mixture.batch_shape)
     dtype = checks.compute_dtype(rows.dtype, mixture.dtype)
     if rows.device != mixture.device and rows.device.type != "cpu":
         raise InputError(f"rows are on {rows.device}, the mixture on {mixture.device}: move one")
@@ -41,10 +46,10 @@ def weighted_rows(mixture: MixtureTensors, x: Any, weights: Any) -> tuple[Tensor
 
     A weight of 0 is absence, whatever the row says: such rows leave before they are checked.
     """
-    if weights is None:
-        return asked_rows(mixture, x), None
     rows = as_tensor(x)
     checks.check_rows(tuple(rows.shape), None, len(mixture.batch_shape))
+    if weights is None:
+        return asked_rows(mixture, rows), None
     if mixture.batch_shape and getattr(weights, "ndim", 1) > 1:
         return _weighted_each(mixture, rows, as_tensor(weights))
     w = checks.check_weights(weights, rows.shape[-2])
@@ -97,6 +102,8 @@ def by_chunk(
     run = kernel.log_joint if chunks is None else chunks
     shape = (*mixture.batch_shape, x.shape[-2], *trailing)
     out = torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
+    if not out.numel():
+        return out
     flat = out.view(-1, *shape[len(mixture.batch_shape) :])
 
     def gathered() -> Tensor:

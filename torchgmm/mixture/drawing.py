@@ -1,4 +1,4 @@
-"""Drawing: independent rows of a mixture, with gradients or without, and its entropy."""
+"""Drawing: rows of a mixture, with gradients or without; its mean, covariance and entropy."""
 
 from __future__ import annotations
 
@@ -24,39 +24,67 @@ class Estimate(NamedTuple):
 
 
 class Drawing(MixtureTensors):
-    """A mixture's tensors, and random rows from them."""
+    """A mixture's tensors, random rows from them, and what can be said of such rows."""
 
     def log_prob(self, x: Any) -> Tensor:
         """Log-density of every row, `(*B, N)`, in nats."""
         raise NotImplementedError
 
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the whole mixture, `(*B, D)`, as torch.distributions has it."""
+        found: Tensor = self.as_distribution().mean
+        return found
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each feature under the whole mixture, `(*B, D)`."""
+        found: Tensor = self.as_distribution().variance
+        return found
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """Covariance of the whole mixture, `(*B, D, D)`: within components and between them.
+
+        Example:
+            >>> import torchgmm as tg
+            >>> mixture = tg.GaussianMixture.from_covariances(
+            ...     [0.5, 0.5], [[-3.0, 0.0], [3.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], "diagonal")
+            >>> mixture.mean.tolist(), mixture.covariance_matrix.round(decimals=4).tolist()
+            ([0.0, 0.0], [[10.0, 0.0], [0.0, 1.0]])
+        """
+        root = self.weights.sqrt().unsqueeze(-1)  # (*B, K, 1)
+        apart = (root * (self.means - self.mean.unsqueeze(-2))).unsqueeze(-1)
+        parts = torch.cat([root.unsqueeze(-1) * self.scale_tril, apart], -1)  # (*B, K, D, D + 1)
+        return (parts @ parts.mT).sum(-3)
+
     @torch.no_grad()
     def sample(
-        self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None
+        self, sample_shape: int | Sequence[int] = (), generator: torch.Generator | int | None = None
     ) -> Tensor:
         """Independent rows, `(*sample_shape, *B, D)`.
 
         Args:
-            sample_shape: leading shape, as in torch.distributions.
-            generator: on the mixture's device; torch's global one if not given.
+            sample_shape: leading shape, as in torch.distributions; a number n is `(n,)`.
+            generator: on the mixture's device, or a seed; torch's global one if not given.
         """
         rows, _ = self.sample_with_labels(sample_shape, generator)
         return rows
 
     @torch.no_grad()
     def sample_with_labels(
-        self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None
+        self, sample_shape: int | Sequence[int] = (), generator: torch.Generator | int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Independent rows `(*sample_shape, *B, D)` and their components `(*sample_shape, *B)`."""
         self.require_size("sample")
-        count = torch.Size(sample_shape).numel()
-        rows, labels = draw(self.as_parameters(), count, generator)
-        shape = (*sample_shape, *self.batch_shape)
+        wanted = _shape(sample_shape)
+        rows, labels = draw(self.as_parameters(), wanted.numel(), generator)
+        shape = (*wanted, *self.batch_shape)
         rows = rows.movedim(-2, 0).reshape(*shape, rows.shape[-1])
         return rows, labels.movedim(-1, 0).reshape(shape)
 
     def rsample(
-        self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None
+        self, sample_shape: int | Sequence[int] = (), generator: torch.Generator | int | None = None
     ) -> Tensor:
         """Independent rows `(*sample_shape, *B, D)` with gradients in all three tensors.
 
@@ -74,8 +102,8 @@ class Drawing(MixtureTensors):
         apart, a score-function estimate from `sample` and `log_prob` is the better one.
 
         Args:
-            sample_shape: leading shape, as in torch.distributions.
-            generator: on the mixture's device; torch's global one if not given.
+            sample_shape: leading shape, as in torch.distributions; a number n is `(n,)`.
+            generator: on the mixture's device, or a seed; torch's global one if not given.
 
         Example:
             >>> import torch, torchgmm as tg
@@ -85,14 +113,14 @@ class Drawing(MixtureTensors):
             [(3,), (3, 2), (3, 2, 2)]
         """
         self.require_size("rsample")
-        count = torch.Size(sample_shape).numel()
+        wanted = _shape(sample_shape)
         own = self.as_parameters()
-        rows = follow(draw(own, count, generator)[0], own)
-        return rows.movedim(-2, 0).reshape(*sample_shape, *self.batch_shape, own.n_features)
+        rows = follow(draw(own, wanted.numel(), generator)[0], own)
+        return rows.movedim(-2, 0).reshape(*wanted, *self.batch_shape, own.n_features)
 
     @torch.no_grad()
     def entropy(
-        self, n_samples: int = 10_000, generator: torch.Generator | None = None
+        self, n_samples: int = 10_000, generator: torch.Generator | int | None = None
     ) -> Estimate:
         """Monte-Carlo estimate of the differential entropy `-E log p`, in nats.
 
@@ -105,11 +133,19 @@ class Drawing(MixtureTensors):
         return Estimate(surprise.mean(-1), surprise.std(-1) / n_samples**0.5)
 
 
+def _shape(sample_shape: int | Sequence[int]) -> torch.Size:
+    """The leading shape of what is drawn."""
+    sizes = sample_shape if isinstance(sample_shape, Sequence) else [sample_shape]
+    return torch.Size([checks.check_count("sample_shape", size, least=0) for size in sizes])
+
+
 @torch.no_grad()
 def draw(
-    parameters: Parameters, count: int, generator: torch.Generator | None = None
+    parameters: Parameters, count: int, generator: torch.Generator | int | None = None
 ) -> tuple[Tensor, Tensor]:
     """`count` independent rows `(*B, n, D)` and their components `(*B, n)`, without gradients."""
+    if generator is not None:
+        generator = checks.as_generator(generator, parameters.means.device)
     family, (k, d) = parameters.family, parameters.means.shape[-2:]
     weights = parameters.logits.softmax(-1).reshape(-1, k)
     # multinomial refuses to draw nothing

@@ -40,7 +40,8 @@ class GaussianMixture(Drawing):
 
     Rows are `(N, D)` (or `(*B, N, D)` with a batch of mixtures): a tensor, or anything that
     `torch.as_tensor` takes. They are computed in torch's promotion of their dtype and the
-    mixture's, integers and half precision in the mixture's. All log-probabilities are in nats.
+    mixture's, integers and half precision in the mixture's. No rows `(0, D)` have as many answers.
+    All log-probabilities are in nats.
 
     Args:
         n_components: K.
@@ -49,7 +50,8 @@ class GaussianMixture(Drawing):
         batch_shape: leading axes of independent mixtures, which `fit` takes rows `(*B, N, D)` for.
         dtype: of the tensors; torch's default dtype if not given.
         device: of the tensors.
-        generator: for the start of the means, standard normal, where `n_features` is given.
+        generator: or a seed; for the start of the means, standard normal, where `n_features` is
+            given.
 
     Example:
         >>> import torch, torchgmm as tg

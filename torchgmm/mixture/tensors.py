@@ -15,6 +15,7 @@ from ..covariance import Family, as_family
 from ..data import arrays
 from ..errors import InputError, NotSizedError
 from ..parameters import Parameters, without_absent
+from .foreign import distribution_of, parameters_of
 
 __all__ = ["MixtureTensors", "as_tensor"]
 
@@ -33,7 +34,7 @@ class MixtureTensors(nn.Module):
         batch_shape: Sequence[int] = (),
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
     ) -> None:
         super().__init__()
         self.n_components = checks.check_count("n_components", n_components)
@@ -50,6 +51,8 @@ class MixtureTensors(nn.Module):
         self.scale: nn.Parameter = UninitializedParameter(dtype=dtype, device=device)  # type: ignore[call-arg, assignment]
         if n_features is not None:
             self.materialize(checks.check_count("n_features", n_features))
+            if generator is not None:
+                generator = checks.as_generator(generator, self.means.device)
             with torch.no_grad():
                 like = self.means if generator is None else self.means.to(generator.device)
                 self.means.copy_(torch.empty_like(like).normal_(generator=generator))
@@ -105,6 +108,31 @@ class MixtureTensors(nn.Module):
         parameters = Parameters.from_covariances(pi, mu, sigma, covariance)
         return cls.from_parameters(parameters, dtype=dtype or torch.get_default_dtype())
 
+    @classmethod
+    def from_distribution(
+        cls, distribution: distributions.Distribution, *, dtype: torch.dtype | None = None
+    ) -> Self:
+        """A mixture that holds the numbers of a `torch.distributions` object (copied).
+
+        Args:
+            distribution: a `MixtureSameFamily` of `Normal`, `Independent(Normal, 1)` or
+                `MultivariateNormal`, or one of these three as a mixture of one component.
+            dtype: of the mixture; that of the object if not given.
+
+        Raises:
+            InputError: it is no mixture of normals.
+
+        Example:
+            >>> import torch, torchgmm as tg
+            >>> from torch.distributions import Categorical, MixtureSameFamily, Normal
+            >>> weights = Categorical(torch.tensor([0.3, 0.7]))
+            >>> given = MixtureSameFamily(weights, Normal(torch.tensor([0.0, 5.0]), 1.0))
+            >>> mixture = tg.GaussianMixture.from_distribution(given)
+            >>> mixture.covariance, mixture.mean.round(decimals=4)
+            ('diagonal', tensor([3.5000], grad_fn=<RoundBackward1>))
+        """
+        return cls.from_parameters(parameters_of(distribution), dtype=dtype)
+
     @property
     def is_sized(self) -> bool:
         """Whether the number of features is known."""
@@ -114,6 +142,12 @@ class MixtureTensors(nn.Module):
     def n_features(self) -> int | None:
         """D, or None before the first fit of a mixture built without it."""
         return self.means.shape[-1] if self.is_sized else None
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """`(D,)`, the shape of one row, as torch.distributions has it."""
+        self.require_size("event_shape")
+        return self.means.shape[-1:]
 
     @property
     def covariance(self) -> str:
@@ -238,15 +272,7 @@ class MixtureTensors(nn.Module):
     def as_distribution(self) -> distributions.MixtureSameFamily:
         """The mixture as a `torch.distributions` object on the same tensors."""
         self.require_size("as_distribution")
-        components: distributions.Distribution
-        if self.family.n_axes == 2:
-            components = distributions.MultivariateNormal(self.means, scale_tril=self.scale_tril)
-        else:
-            spread = self.family.factor(self.scale).expand_as(self.means)
-            components = distributions.Independent(distributions.Normal(self.means, spread), 1)
-        return distributions.MixtureSameFamily(
-            distributions.Categorical(logits=self.logits), components
-        )
+        return distribution_of(self.as_parameters())
 
     # inside -------------------------------------------------------------------------------------
 
@@ -286,4 +312,4 @@ class MixtureTensors(nn.Module):
 
 def as_tensor(x: Any) -> Tensor:
     """A tensor from anything array-like; a tensor keeps its gradients."""
-    return x if isinstance(x, Tensor) else arrays.as_tensor(arrays.as_table(x))
+    return arrays.dense(x) if isinstance(x, Tensor) else arrays.as_tensor(arrays.as_table(x))

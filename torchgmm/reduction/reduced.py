@@ -95,7 +95,7 @@ class Reduced(nn.Module):
         return level + self.front.log_det.to(level)
 
     def sample(
-        self, sample_shape: Sequence[int] = (), generator: torch.Generator | None = None
+        self, sample_shape: int | Sequence[int] = (), generator: torch.Generator | int | None = None
     ) -> Tensor:
         """Independent rows in the plane of the axes, `(*sample_shape, D)`."""
         z = self.mixture.sample(sample_shape, generator)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..covariance import Family
+from ..covariance import Family, Floor
 from ..data import Groups, Source
 from ..parameters import Parameters, stacked
 
@@ -43,7 +43,7 @@ class Seeding(ABC):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,  # on the CPU, whatever the device of the rows
     ) -> Parameters:
         """Parameters in float64 on the device of the rows."""
@@ -61,7 +61,7 @@ class Seeding(ABC):
         source: Groups,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: Generators,
     ) -> Parameters:
         """Parameters `(B, ...)` of B mixtures. Here: one after the other.

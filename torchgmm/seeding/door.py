@@ -30,8 +30,8 @@ def as_seeding(init: str | Seeding | Parameters | Any) -> Seeding:
     if isinstance(init, str):
         if init not in _SEEDINGS:
             raise InputError(
-                f"init must be one of {', '.join(_SEEDINGS)}, current, labels (N,) or Parameters, "
-                f"got {init!r}"
+                f"init must be one of {', '.join(_SEEDINGS)}, current, labels (N,), a mixture "
+                f"or Parameters, got {init!r}"
             )
         return _SEEDINGS[init]
     return Labels(init)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..covariance import Family
+from ..covariance import Family, Floor
 from ..data import Block, Groups, Source
 from ..errors import InputError
 from ..kernels import labelled_sums
@@ -38,7 +38,7 @@ class Labels(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         try:
@@ -105,7 +105,7 @@ class Start(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         p = self.parameters
@@ -127,7 +127,7 @@ class Start(Seeding):
         source: Groups,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: Generators,
     ) -> Parameters:
         b = source.n_groups

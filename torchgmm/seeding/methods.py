@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..covariance import Family
+from ..covariance import Family, Floor, floor_of
 from ..data import Block, Groups, Source, uniform
 from ..kernels import weighted_sums
 from ..kmeans import kmeans, kmeans_plus_plus
@@ -43,7 +43,7 @@ class KMeans(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         block = drawn(source, self._sample_rows(n_components), n_components, generator)
@@ -56,7 +56,7 @@ class KMeans(Seeding):
         source: Groups,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: Generators,
     ) -> Parameters:
         if type(self).__call__ is not KMeans.__call__:  # another start than this makes
@@ -105,7 +105,7 @@ class RandomRows(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         size = n_components if source.replayable else max(_CHUNK, n_components)
@@ -126,7 +126,7 @@ class RandomRows(Seeding):
             moments.rows,
             moments.frame,
         )
-        return first_parameters(equal, family, floor)
+        return first_parameters(equal, family, floor_of(floor, moments, family))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class RandomResponsibilities(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         size = max(_CHUNK, n_components)

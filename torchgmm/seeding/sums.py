@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import numbers_of
-from ..covariance import Family
+from ..covariance import Family, Floor, floor_of
 from ..data import Block, Groups, Source
 from ..errors import InputError, SingularCovarianceError
 from ..kernels import GivenSums, labelled_sums, nearest_moments
@@ -57,7 +57,9 @@ def nearest_sums(blocks: Iterable[Block], centres: Tensor, family: Family) -> Gi
     return labelled_sums(blocks, centres, family, lambda block: assign(block.x, centres)[0])
 
 
-def at_centres(source: Groups, centres: Tensor, family: Family, floor: float) -> Parameters:
+def at_centres(
+    source: Groups, centres: Tensor, family: Family, floor: Floor | Tensor
+) -> Parameters:
     """Parameters `(B, ...)` of rows that each belong to the nearest of `centres (B, K, D)`."""
     total: Moments | None = None
     for block in source.blocks():
@@ -85,12 +87,13 @@ def _nothing(frame: Tensor, family: Family) -> Moments:
 
 
 def first_parameters(
-    moments: Moments, family: Family, floor: float, unit: float | Tensor = 1.0
+    moments: Moments, family: Family, floor: Floor | Tensor, unit: float | Tensor = 1.0
 ) -> Parameters:
     """M-step of a start: a component with too few rows for a covariance borrows the pooled one.
 
     `unit` is what one row weighs on average; `(B, 1)` for a batch.
     """
+    floor = floor_of(floor, moments, family)
     if not family.tied:
         wanted = family.min_rows(moments.frame.shape[-1]) * unit
         lack = (wanted - moments.weight).clamp_min(0)
@@ -109,9 +112,14 @@ def first_parameters(
     return maximum(moments, family, floor)
 
 
-def maximum(moments: Moments, family: Family, floor: float) -> Parameters:
-    """The M-step of a start; a covariance without spread and floor is an error."""
+def maximum(moments: Moments, family: Family, floor: Floor | Tensor) -> Parameters:
+    """The M-step of a start; sums out of range, or a covariance without spread, are errors."""
+    if not moments.is_finite():
+        raise InputError(
+            "the sums of the rows for a start are not finite: rows or their weights are so large, "
+            "or all weights so small, that they are out of range: rescale them"
+        )
     parameters, hopeless = from_moments(moments, family, floor)
     if bool(hopeless.any()):
-        raise SingularCovarianceError(numbers_of(hopeless), floor)
+        raise SingularCovarianceError(numbers_of(hopeless))
     return parameters

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..covariance import Family, as_family
+from ..covariance import Family, Floor, as_family, check_floor
 from ..data import Checked, as_source
 from ..data.base import join
 from ..errors import InputError
@@ -48,6 +48,10 @@ class BootstrapTest:
         sound = self.replicates[~self.replicates.isnan()]
         return (1 + int((sound >= self.statistic).sum())) / (1 + len(sound))
 
+    def __repr__(self) -> str:
+        """The same at a prompt; what it holds is in the attributes."""
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         """The verdict in a line."""
         k = self.null.n_components
@@ -65,7 +69,7 @@ def bootstrap_test(
     *,
     n_replicates: int = 99,
     n_init: int = 2,
-    reg_covar: float = 1e-6,
+    reg_covar: Floor = 1e-6,
     tol: float = 1e-5,
     max_iter: int = 300,
     generator: torch.Generator | int | None = None,
@@ -110,7 +114,7 @@ def bootstrap_test(
     """
     checks.check_count("n_replicates", n_replicates)
     k = checks.check_count("n_components", n_components)
-    checks.check_floor(reg_covar)
+    check_floor(reg_covar)
     fits = Fits(
         as_family(covariance),
         reg_covar,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..collective import alone
-from ..covariance import Family
+from ..covariance import Family, Floor
 from ..data import ArraySource, Block
 from ..errors import ConvergenceWarning, InputError, TorchGMMError
 from ..fitting import EM, BatchResult, Rescue, Status, Tolerance, fit
@@ -51,7 +51,7 @@ class Fits:
     """How fits are made."""
 
     family: Family
-    floor: float
+    floor: Floor
     n_init: int
     tol: float
     max_iter: int

@@ -167,6 +167,10 @@ class Comparison:
             ax = Figure(figsize=(6, 4), layout="constrained").add_subplot()
         return draw_criterion(self, ax)
 
+    def __repr__(self) -> str:
+        """The same at a prompt; what it holds is in the attributes."""
+        return f"<{type(self).__name__} {self}>"
+
     def __str__(self) -> str:
         """The choice in a line."""
         c = self.best_candidate
@@ -179,7 +183,7 @@ class Comparison:
         return self.to_markdown()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selection(Comparison):
     """What a search found.
 

@@ -95,11 +95,15 @@ def select(
         >>> found.best.means.shape
         torch.Size([3, 2])
     """
+    method = EM(max_iter=300) if method is None else method
+    stop = Tolerance(1e-4) if stop is None else stop
+    checks.check_kind("the method", method, Method, "EM()")
+    checks.check_kind("stop", stop, Stop, "Tolerance(1e-4)")
     search = opened(data, weights, device, generator)
     search = replace(
         search,
-        method=method or EM(max_iter=300),
-        stop=stop or Tolerance(1e-4),
+        method=method,
+        stop=stop,
         n_init=checks.check_count("n_init", n_init),
         criterion=check_criterion(criterion),
         folds=checks.check_count("folds", folds, least=2),

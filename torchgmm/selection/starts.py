@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..covariance import Family
+from ..covariance import Family, Floor, RelativeFloor
 from ..data import Block, Source
 from ..kernels import GivenSums, as_kernel, labelled_sums
 from ..kmeans import assign, kmeans, kmeans_plus_plus
@@ -34,7 +34,7 @@ class Centres(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         unit = torch.ones_like(self.centres[0]) if self.unit is None else self.unit
@@ -67,7 +67,7 @@ class Split(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         p = self.parameters
@@ -157,7 +157,7 @@ def covariances(p: Parameters) -> Tensor:
     return factor @ factor.mT
 
 
-def hollow(p: Parameters, floor: float, whole: Tensor) -> list[int]:
+def hollow(p: Parameters, floor: Floor, whole: Tensor) -> list[int]:
     """Components without spread of their own in a direction in which the rows have some.
 
     They sit on copies of a row or on rounded values. Their likelihood is that of the floor and
@@ -168,9 +168,15 @@ def hollow(p: Parameters, floor: float, whole: Tensor) -> list[int]:
         floor: `reg_covar` of its fit.
         whole: covariance of all rows `(D, D)`.
     """
-    values, vectors = torch.linalg.eigh(covariances(p))
+    own = covariances(p)
+    share = floor.share if isinstance(floor, RelativeFloor) else floor
+    if isinstance(floor, RelativeFloor):  # in units in which it is one number for all
+        unit = whole.diagonal().sqrt()
+        unit = torch.where(unit > 0, unit, 1)
+        own, whole = (matrix / unit / unit.unsqueeze(-1) for matrix in (own, whole))
+    values, vectors = torch.linalg.eigh(own)
     there = (vectors * (whole @ vectors)).sum(-2)  # variance of all rows along each axis
-    bare = (values <= (2 * floor + 1e-9 * there)) & (there > 100 * floor) & (there > 0)
+    bare = (values <= (2 * share + 1e-9 * there)) & (there > 100 * share) & (there > 0)
     return [int(k) for k in bare.any(-1).nonzero().flatten()]
 
 

@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils import check_array
 from torch import Tensor
 
-from ..covariance import Family
+from ..covariance import Family, Floor
 from ..data import Block, Source
 from ..errors import InputError
 from ..kernels import labelled_sums, weighted_sums
@@ -48,7 +48,7 @@ class AsScikitLearn(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         moments = _DRAWN[self.init_params](self, source, n_components, family)
@@ -149,7 +149,7 @@ class Given(Seeding):
         source: Source,
         n_components: int,
         family: Family,
-        floor: float,
+        floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
         device = source.first().x.device

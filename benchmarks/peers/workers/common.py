@@ -68,28 +68,29 @@ class Clock:
     seconds: list[float] = field(default_factory=list)
     gpu: bool = False
     _last: float | None = None
-    _events: list[Any] = field(default_factory=list)
+    _events: list[tuple[Any, int]] = field(default_factory=list)
 
     def read(self) -> list[float]:
         """The seconds of every step."""
         if self._events:
-            self._events[-1].synchronize()
+            self._events[-1][0].synchronize()
             pairs = zip(self._events, self._events[1:], strict=False)
-            self.seconds = [a.elapsed_time(b) / 1000 for a, b in pairs]
+            each = ((a.elapsed_time(b) / 1000, steps) for (a, _), (b, steps) in pairs)
+            self.seconds = [s / steps for s, steps in each for _ in range(steps)]
         return self.seconds
 
-    def stamp(self) -> None:
-        """One more step begins (and the one before is over)."""
+    def stamp(self, steps: int = 1) -> None:
+        """One more step begins, and the one before is over; or so many that went together."""
         if self.gpu:
             import torch
 
             event = torch.cuda.Event(enable_timing=True)
             event.record()
-            self._events.append(event)
+            self._events.append((event, steps))
             return
         now = time.perf_counter()
         if self._last is not None:
-            self.seconds.append(now - self._last)
+            self.seconds += [(now - self._last) / steps] * steps
         self._last = now
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.data.common import write_parquet
+from torchgmm.buffers import Buffers
 from torchgmm.data import ShardSource
-from torchgmm.data.buffers import Buffers
 
 F32 = np.dtype(np.float32)
 
