@@ -1,5 +1,6 @@
 """Tables of data: the float32 grid of the contract, easy blobs, and parameters drawn at random."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ class Case:
         condition: of the covariances.
         k: components.
         n: rows.
+        common: the components share the axes of their covariances, which are theirs in another
+            order each.
     """
 
     name: str
@@ -33,9 +36,14 @@ class Case:
     condition: float
     k: int = 4
     n: int = 2000
+    common: bool = False
 
     def __str__(self):
         return self.name
+
+    def of(self, family):
+        """The case for a family: unrelated axes have no best common ones, only many good ones."""
+        return dataclasses.replace(self, common=family == "common_axes")
 
     def rows(self, dtype=torch.float64, seed=0):
         """`(n, d)`, drawn in float64 and rounded once."""
@@ -58,6 +66,9 @@ class Case:
     def _truth(self, g):
         spread = torch.logspace(0, -math.log10(self.condition) / 2, self.d, dtype=torch.float64)
         frames = torch.randn(self.k, self.d, self.d, generator=g, dtype=torch.float64)
+        if self.common:
+            order = torch.rand(self.k, self.d, generator=g).argsort(-1)
+            frames, spread = frames[:1], spread[order].unsqueeze(-2)
         factors = torch.linalg.qr(frames).Q * spread
         way = torch.randn(self.k, self.d, generator=g, dtype=torch.float64)
         way = way / way.norm(dim=-1, keepdim=True)

@@ -7,6 +7,7 @@ one line per covariance family: what its public form means, and what part of a s
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.distributions import MultivariateNormal
 
@@ -47,6 +48,75 @@ def similarity(d, g):
     return (0.25 + 3 * torch.rand((), generator=g, dtype=torch.float64)) * rotation(d, g)
 
 
+def flury_gautschi(scatters, counts):
+    """Common principal components, by the F and the G algorithm of Flury & Gautschi (1986).
+
+    Pairs that have no axis in common take their turns together. There are several minima: the best
+    end is taken, from the eigenvectors of the mean and those of every covariance.
+    """
+    known = scatters.numpy().tobytes(), counts.numpy().tobytes()
+    if known not in _FOUND:
+        _FOUND[known] = _flury_gautschi(scatters, counts)
+    return _FOUND[known].clone()
+
+
+_FOUND = {}
+
+
+def _flury_gautschi(scatters, counts):
+    s, n = (scatters / counts[:, None, None]).numpy(), (counts / counts.sum()).numpy()
+    starts = np.linalg.eigh(np.concatenate([(n[:, None, None] * s).sum(0)[None], s]))[1]
+
+    def level(q):
+        return (n[:, None] * np.log(np.einsum("kii->ki", q.T @ s @ q))).sum()
+
+    q = min((_turned(s, n, q) for q in starts), key=level)
+    v = torch.from_numpy(np.einsum("kii->ki", q.T @ s @ q))
+    q = torch.from_numpy(q)
+    return (q * v[:, None]) @ q.T
+
+
+def _turned(s, n, q):
+    """Where the F algorithm gets from the orthogonal matrix q."""
+    for _ in range(3000):
+        largest = 0.0
+        for i, j in _rounds(len(q)):
+            t = q.T @ s @ q
+            blocks = np.stack([t[:, i, i], t[:, i, j], t[:, j, j]])  # (3, K, P)
+            angle = _angles(blocks, n[:, None])
+            c, sin = np.cos(angle), np.sin(angle)
+            q[:, i], q[:, j] = c * q[:, i] + sin * q[:, j], c * q[:, j] - sin * q[:, i]
+            largest = max(largest, abs(sin).max(initial=0.0))
+        if largest < 1e-12:
+            break
+    return q
+
+
+def _rounds(d):
+    """All pairs of d axes, in rounds of pairs that are disjoint."""
+    around = list(range(d + d % 2))
+    for _ in around[1:]:
+        half = len(around) // 2
+        pairs = zip(around[:half], around[: half - 1 : -1], strict=True)
+        chosen = np.array([p for p in pairs if max(p) < d], dtype=int).reshape(-1, 2)
+        yield chosen.T
+        around[1:] = [around[-1], *around[1:-1]]
+
+
+def _angles(blocks, n):
+    """By what each pair of axes turns `(P,)`: the G algorithm on blocks of a, b, c `(3, K, P)`."""
+    a, b, c = blocks
+    angle = np.zeros(a.shape[-1])
+    for _ in range(3):
+        cos, sin = np.cos(angle), np.sin(angle)
+        one = cos**2 * a + 2 * cos * sin * b + sin**2 * c
+        other = sin**2 * a - 2 * cos * sin * b + cos**2 * c
+        weight = n * (one - other) / (one * other)
+        x, y = (weight * (a - c)).sum(0), (weight * 2 * b).sum(0)
+        angle = 0.5 * np.arctan2(y, x)
+    return angle
+
+
 class Structure(NamedTuple):
     """What a family is, said with dense matrices `(K, D, D)`."""
 
@@ -55,6 +125,7 @@ class Structure(NamedTuple):
     reduce: Callable  # scatters (K, D, D) -> Moments.second
     n_parameters: Callable  # K, D -> int
     moves: Callable  # D, generator -> a matrix A for which rows x A stay in the family
+    digits: float = 1e-12  # to which an estimate is found, relative to the largest entry
 
 
 STRUCTURES = {
@@ -99,6 +170,14 @@ STRUCTURES = {
         lambda s: _trace(s).sum().reshape(1, 1),
         lambda k, d: 1,
         similarity,
+    ),
+    "common_axes": Structure(
+        lambda c, k, d: c,
+        flury_gautschi,
+        lambda s: s,
+        lambda k, d: k * d + d * (d - 1) // 2,
+        similarity,
+        digits=1e-8,  # a search that ends where 1e-20 nats are left
     ),
 }
 

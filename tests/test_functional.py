@@ -52,7 +52,7 @@ def test_the_outputs_of_a_network_are_mixtures(family):
     used = outputs.grad.abs().amax((0, 1)) > 0
     # what stands above the diagonal of a factor is not read
     heads = mixture.scale.shape[2]
-    unread = heads if family in ("full", "tied") else 0
+    unread = heads if family in ("full", "tied", "common_axes") else 0
     assert int(used.sum()) == width - unread
     assert torch.autograd.gradcheck(
         lambda o: functional.log_prob(

@@ -61,7 +61,8 @@ def log_prob(
         means: the means.
         scale: the factors of the covariances in unconstrained form: strictly lower triangles as
             they are (what stands above them is not read), diagonals and standard deviations as
-            their logs.
+            their logs. For `common_axes` the triangles, or their mean where they differ, are
+            Cayley's form of the axes, and the diagonals are along these.
         covariance: the family.
 
     Raises:

@@ -8,9 +8,11 @@ from torch import Tensor
 from .answers import holds
 
 __all__ = [
+    "at_rounding",
     "cholesky",
     "from_log_cholesky",
     "inverse_tril",
+    "lower_factor",
     "positive",
     "symmetric",
     "to_log_cholesky",
@@ -47,14 +49,14 @@ def cholesky(matrix: Tensor, floor: float | Tensor) -> tuple[Tensor, Tensor]:
     factor, info = torch.linalg.cholesky_ex(matrix)
     broken = info != 0
     if floor == 0:
-        return factor, broken | _at_rounding(matrix)
+        return factor, broken | at_rounding(matrix)
     if holds(broken.any()):
         factor = factor.index_put((broken,), _clip_eigenvalues(matrix[broken], floor))
     return factor, torch.zeros_like(broken)
 
 
-def _at_rounding(matrix: Tensor) -> Tensor:
-    """Whether features are, to rounding, combinations of each other, whatever their units."""
+def at_rounding(matrix: Tensor) -> Tensor:
+    """Whether features are combinations of each other to rounding, in any units, `(...)`."""
     size, eps = matrix.shape[-1], torch.finfo(matrix.dtype).eps
     spread = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(matrix.dtype).tiny).sqrt()
     correlation = matrix / spread.unsqueeze(-1) / spread.unsqueeze(-2)
@@ -67,8 +69,16 @@ def _clip_eigenvalues(matrix: Tensor, floor: float) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     least = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values[..., -1:]
     root = values.maximum(least.clamp_min(floor)).sqrt()
-    upper = torch.linalg.qr((vectors * root.unsqueeze(-2)).mT).R  # R^T R = V diag V^T
-    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+    return lower_factor(vectors * root.unsqueeze(-2))
+
+
+def lower_factor(rows: Tensor) -> Tensor:
+    """The Cholesky factor of `rows rows^T` from `rows (..., D, M)`, M at least D.
+
+    By QR, so that the product, which has the square of the condition number, is never made.
+    """
+    upper = torch.linalg.qr(rows.mT).R
+    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
     factor: Tensor = (upper * sign.unsqueeze(-1)).mT
     return factor
 

@@ -101,6 +101,17 @@ class Parameters:
         """The same mixture in another dtype or on another device."""
         return self.map(lambda t: t.to(device=device, dtype=dtype))
 
+    def unstructured(self) -> Parameters:
+        """The same density; with `full` covariances where the family is not `closed`.
+
+        Parts, maps and products of such covariances have no structure that would be kept.
+        """
+        if self.family.closed:
+            return self
+        full = as_family("full")
+        factor = self.family.dense_tril(self.scale, self.n_components, self.n_features)
+        return Parameters(self.logits, self.means, full.unconstrained(factor), full)
+
     def is_finite(self) -> bool:
         """Whether every number is finite."""
         tensors = (self.logits, self.means, self.scale)
@@ -227,7 +238,11 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
 
 
 def from_moments(
-    moments: Moments, family: Family, floor: Floor | Tensor, central: Tensor | None = None
+    moments: Moments,
+    family: Family,
+    floor: Floor | Tensor,
+    central: Tensor | None = None,
+    before: Parameters | None = None,
 ) -> tuple[Parameters, Tensor]:
     """The M-step: the parameters that maximise the likelihood of these moments.
 
@@ -240,6 +255,7 @@ def from_moments(
         floor: added to the covariances' diagonals (`reg_covar`), in squared units of the data; a
             relative one is resolved by these moments, which must then be of all rows.
         central: `family.central(moments)`, where it is known.
+        before: the mixture of the E-step, which the answer is never worse than.
 
     Returns:
         The parameters and a mask `(*B, H)` of covariances that have no spread and no floor.
@@ -249,5 +265,6 @@ def from_moments(
     means = moments.frame + moments.first / n.unsqueeze(-1)
     logits = n.log() - n.sum(-1, keepdim=True).log()
     floor = floor_of(floor, moments, family)
-    scale, hopeless = family.estimate(moments, floor, central)
+    last = None if before is None else before.scale.to(moments.second.dtype)
+    scale, hopeless = family.estimate(moments, floor, central, last)
     return Parameters(logits, means, scale, family), hopeless

@@ -23,7 +23,7 @@ RICHNESS = ("spherical", "diagonal", "full")
 
 
 def plain_name(family):
-    return "full" if family == "tied" else family.removeprefix("tied_")
+    return "full" if family in ("tied", "common_axes") else family.removeprefix("tied_")
 
 
 @every_family

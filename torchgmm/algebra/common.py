@@ -11,6 +11,7 @@ from torch import Tensor
 from ..checks import check_device
 from ..covariance import Family, as_family
 from ..errors import InputError
+from ..linalg import lower_factor
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 
@@ -33,13 +34,12 @@ M = TypeVar("M", GaussianMixture, Parameters)
 
 
 def exact(mixture: Mixture) -> Parameters:
-    """The mixture's numbers in float64, attached to autograd."""
+    """The mixture's numbers in float64, attached to autograd; `Parameters.unstructured`."""
     if isinstance(mixture, GaussianMixture):
-        check_device(mixture.device)
-        return mixture.as_parameters(torch.float64)
+        mixture = mixture.as_parameters(torch.float64)
     if isinstance(mixture, Parameters):
         check_device(mixture.means.device)
-        return mixture.to(torch.float64)
+        return mixture.to(torch.float64).unstructured()
     raise InputError(
         f"a mixture is needed, a GaussianMixture or Parameters, got {type(mixture).__name__}"
     )
@@ -141,20 +141,6 @@ def pieces(x: Tensor, size: int, axis: int) -> list[Tensor]:
     """Views of `size` entries along an axis, the last of what is left."""
     n = x.shape[axis]
     return [x.narrow(axis, start, min(size, n - start)) for start in range(0, n, size)]
-
-
-# matrices ---------------------------------------------------------------------------------------
-
-
-def lower_factor(rows: Tensor) -> Tensor:
-    """The Cholesky factor of `rows rows^T` from `rows (..., D, M)`, M at least D.
-
-    By QR, so that the product, which has the square of the condition number, is never made.
-    """
-    upper = torch.linalg.qr(rows.mT).R
-    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper.dtype)
-    factor: Tensor = (upper * sign.unsqueeze(-1)).mT
-    return factor
 
 
 def variances(p: Parameters) -> Tensor:

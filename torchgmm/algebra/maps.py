@@ -25,7 +25,8 @@ def affine(mixture: M, A: Any, b: Any = None) -> M:
     * diagonal and tied_diagonal stay where no column of A has two entries (scaling, permutation,
       reflection, choice of features), and become full and tied otherwise;
     * spherical and tied_spherical stay where `A A^T` is a multiple of the identity (to rounding),
-      become (tied_)diagonal where it is diagonal, and full or tied otherwise.
+      become (tied_)diagonal where it is diagonal, and full or tied otherwise;
+    * common_axes stay where A is a multiple of an orthogonal matrix, and become full otherwise.
 
     Args:
         mixture: a `GaussianMixture`, or `Parameters`, through which gradients flow.
@@ -46,7 +47,10 @@ def affine(mixture: M, A: Any, b: Any = None) -> M:
     p = exact(mixture)
     matrix, shift = _checked(A, b, p)
     means = p.means @ matrix.mT + shift
-    if p.family.n_axes == 2:
+    own: Family = mixture.family
+    if not own.closed and _turns(matrix.detach()):  # all axes alike: they stay axes
+        family, factor = own, matrix @ own.factor(mixture.scale.to(torch.float64))
+    elif p.family.n_axes == 2:
         family, factor = p.family, lower_factor(matrix @ p.family.factor(p.scale))
     else:
         family = _simplest(p.family, matrix.detach())
@@ -58,6 +62,17 @@ def affine(mixture: M, A: Any, b: Any = None) -> M:
             f"that nearly depend on each other, or entries up to {float(matrix.abs().max()):g}"
         )
     return answer(Parameters(p.logits, means, scale, family), mixture)
+
+
+def _turns(matrix: Tensor) -> bool:
+    """Whether a square matrix is a multiple of an orthogonal one, to rounding."""
+    if matrix.shape[0] != matrix.shape[1]:
+        return False
+    product = matrix @ matrix.mT
+    size = product.diagonal().mean()
+    rounding = 4 * len(matrix) * torch.finfo(_precision(matrix)).eps
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return bool((product / size - eye).abs().max() <= rounding)
 
 
 def _axis_aligned(p: Parameters, matrix: Tensor, family: Family) -> Tensor:
@@ -78,7 +93,7 @@ def _simplest(family: Family, matrix: Tensor) -> Family:
     spread = matrix if kind(family) == scalar else matrix.abs()
     product = spread @ spread.mT
     # entries of A A^T are sums of D products: what rounding leaves of a zero
-    rounding = 4 * size * torch.finfo(torch.float32 if _single(matrix) else torch.float64).eps
+    rounding = 4 * size * torch.finfo(_precision(matrix)).eps
     crossed = (product / rows / rows.unsqueeze(-1)).fill_diagonal_(0).abs()
     if bool((crossed > rounding).any()):
         return made_of(dense, tied=family.tied)
@@ -87,9 +102,9 @@ def _simplest(family: Family, matrix: Tensor) -> Family:
     return made_of(scalar if stays else vector, tied=family.tied)
 
 
-def _single(matrix: Tensor) -> bool:
-    """Whether the numbers, float64 here, came out of float32."""
-    return bool(torch.equal(matrix.float().double(), matrix))
+def _precision(matrix: Tensor) -> torch.dtype:
+    """What the numbers, float64 here, came out of."""
+    return torch.float32 if torch.equal(matrix.float().double(), matrix) else torch.float64
 
 
 def _checked(A: Any, b: Any, p: Parameters) -> tuple[Tensor, Tensor]:

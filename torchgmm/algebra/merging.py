@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import checks
 from ..covariance import Family, as_family
 from ..errors import InputError
+from ..moments import Moments
 from ..parameters import Parameters
 from .common import M, answer, exact, kind, made_of, variances
 
@@ -52,6 +53,12 @@ def merge(mixture: M, n_components: int, *, covariance: str | Family = "full") -
     """
     p, family = exact(mixture), as_family(covariance)
     wanted = checks.check_count("n_components", n_components)
+    module = isinstance(mixture, torch.nn.Module)
+    if family.coupled and p.scale.requires_grad and not module:
+        raise InputError(
+            f"gradients do not flow through the search for {family.name} covariances: detach the "
+            "mixture, or merge into another family"
+        )
     if wanted > p.n_components:
         raise InputError(
             f"n_components={wanted} is more than the {p.n_components} that there are: "
@@ -65,9 +72,20 @@ def merge(mixture: M, n_components: int, *, covariance: str | Family = "full") -
     if family.tied:
         share = weights.reshape(*weights.shape, *[1] * family.n_axes)
         second = (share * second).sum(-1 - family.n_axes, keepdim=True)
-    scale = family.unconstrained(_factor(second, family))
+    scale = _scale(weights, means, second, family)
     found = Parameters(weights.log(), means, scale, family)
     return answer(found.map(lambda t: t.reshape(*p.batch_shape, *t.shape[1:])), mixture)
+
+
+def _scale(weights: Tensor, means: Tensor, second: Tensor, family: Family) -> Tensor:
+    factor = _factor(second, family)
+    if not family.coupled:
+        return family.unconstrained(factor)
+    w = weights.clamp_min(_TINY**0.5)  # a covariance of weight 0 must not be 0 / 0
+    nothing = w.new_zeros(w.shape[:-1])
+    sums = w.reshape(*w.shape, *[1] * family.n_axes) * second
+    seen = Moments(w, torch.zeros_like(means), sums, nothing, nothing, means)
+    return family.estimate(seen, 0.0)[0]
 
 
 class _Greedy:

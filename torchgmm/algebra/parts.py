@@ -27,7 +27,7 @@ _BUDGET = 8 * 2**20
 def marginal(mixture: M, features: Any) -> M:
     """The mixture of some of the features, the others integrated out.
 
-    Every family stays what it is.
+    Every family stays what it is; but features of common axes have none, and become full.
 
     Args:
         mixture: a `GaussianMixture`, or `Parameters`, through which gradients flow.
@@ -51,8 +51,8 @@ def condition(mixture: M, observed: Any, values: Any) -> M:
     """The mixture of the features that are left, given the values of the observed ones.
 
     Of every component remains `N(mu_h + S_ho S_oo^-1 (v - mu_o), S_hh - S_ho S_oo^-1 S_oh)`, with
-    its weight times the density it gives to the values. Every family stays what it is. The left
-    features keep their order.
+    its weight times the density it gives to the values. Families stay what they are, as in
+    `marginal`. The left features keep their order.
 
     Args:
         mixture: a `GaussianMixture`, or `Parameters`, through which gradients flow.

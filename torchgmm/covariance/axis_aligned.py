@@ -75,6 +75,13 @@ class _AxisAligned(Family):
         vector = self.lift(covariances).log() / 2
         return vector.unsqueeze(-2) if self.tied else vector
 
+    def by_scale(self, excess: Tensor, scale: Tensor) -> Tensor:
+        return excess  # a factor's derivative by its own log is the factor
+
+    def rounded(self, scale: Tensor, share: Tensor, variance: Tensor) -> Tensor:
+        share, variance = share.unsqueeze(-1), variance.unsqueeze(-1)
+        return ((1 - share) * (2 * scale).exp() + share * variance).log() / 2
+
     def whitener(self, scale: Tensor) -> Tensor:
         return (-scale).exp().unsqueeze(-2)  # (*B, H, 1, D)
 
@@ -107,7 +114,11 @@ class _AxisAligned(Family):
         return self.pool(self.join(a * b), 1)
 
     def estimate(
-        self, moments: Moments, floor: float | Tensor, central: Tensor | None = None
+        self,
+        moments: Moments,
+        floor: float | Tensor,
+        central: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         central = self.central(moments) if central is None else central
         shared = moments.first.shape[-1] / moments.second.shape[-1]  # features per variance

@@ -3,7 +3,7 @@
 Inside, every family keeps a *head* axis `H` before the axes of its factor: `H = K` where each
 component has its own covariance, `H = 1` where all share one. So tied families differ from the
 others by a sum over one axis and by nothing else. `factor` is what `H` holds one of: a Cholesky
-factor `(D, D)`, standard deviations `(D,)`, or one standard deviation `(1,)`.
+factor `(D, D)` or another square root, standard deviations `(D,)`, or one of them `(1,)`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from .. import linalg
 from ..errors import InputError
 from ..moments import Moments
 
@@ -40,6 +41,10 @@ class Family(ABC):
     name: ClassVar[str]
     tied: ClassVar[bool] = False
     n_axes: ClassVar[int]  # axes of one factor: 2 for a matrix, 1 for a vector
+    # whether components with covariances of their own are not estimated one by one
+    coupled: ClassVar[bool] = False
+    # whether parts, linear maps and products of such Gaussians have the structure too
+    closed: ClassVar[bool] = True
     # whether `whiten` and `scatter` take buffers `(*B, K, n, D)` that lie feature by feature
     reads_columns: ClassVar[bool] = True
 
@@ -79,6 +84,10 @@ class Family(ABC):
     def unconstrained(self, factor: Tensor) -> Tensor:
         """The inverse of `factor`."""
 
+    def from_tril(self, factor: Tensor) -> Tensor:
+        """`scale` from Cholesky factors `(*B, H, D, D)`, for families of matrices."""
+        return self.unconstrained(factor)
+
     @abstractmethod
     def half_log_det(self, scale: Tensor, n_features: int) -> Tensor:
         """Half the log-determinants of the covariances, `(*B, H)`."""
@@ -98,6 +107,30 @@ class Family(ABC):
     @abstractmethod
     def from_covariances(self, covariances: Tensor, n_features: int) -> Tensor:
         """`scale` from covariances in the public shape; refuses what is not a covariance."""
+
+    # what moves in the unconstrained form ---------------------------------------------------
+
+    @abstractmethod
+    def by_scale(self, excess: Tensor, scale: Tensor) -> Tensor:
+        """The gradient in `scale` of a log-likelihood, from `excess`, `sum r (z z^T - I)`."""
+
+    def unitless(self, change: Tensor, spread: Tensor) -> Tensor:
+        """A small change of `scale` in units of the deviations `spread (D,)` of the features."""
+        return change
+
+    def walked(self, frame: Tensor, point: Tensor) -> Tensor:
+        """`scale` at a point about a frame: the factors multiplied, so 0 is the frame itself."""
+        own, moved = self.factor(frame), self.factor(point)
+        return self.unconstrained(own @ moved if self.n_axes == 2 else own * moved)
+
+    def replaced(self, scale: Tensor, which: Tensor, other: Tensor) -> Tensor:
+        """`scale` with the covariances of some components, a mask `(*B, K)`, from another."""
+        mask = which.reshape(*which.shape, *[1] * self.n_axes)
+        return scale if self.tied else torch.where(mask, other, scale)
+
+    @abstractmethod
+    def rounded(self, scale: Tensor, share: Tensor, variance: Tensor) -> Tensor:
+        """`scale` of `(1 - share) Sigma + share variance I`; both are `(*B, H)`."""
 
     # E-step ---------------------------------------------------------------------------------
 
@@ -146,7 +179,11 @@ class Family(ABC):
 
     @abstractmethod
     def estimate(
-        self, moments: Moments, floor: float | Tensor, central: Tensor | None = None
+        self,
+        moments: Moments,
+        floor: float | Tensor,
+        central: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Maximum-likelihood `scale` with `floor` added to the covariances' diagonals.
 
@@ -154,11 +191,21 @@ class Family(ABC):
             moments: of the rows.
             floor: one number, or positive ones `(*B, 1, D)` (`floor_of`).
             central: of these moments, where it is known.
+            before: the last `scale`, than which the answer is no worse where a family has to
+                search for it.
 
         Returns:
             `scale (*B, H, ...)` in float64 and a mask `(*B, H)` of the covariances that have no
             spread and no floor, whose entries mean nothing.
         """
+
+    def raised(self, scale: Tensor, less: float, more: float) -> Tensor:
+        """`scale` of `Sigma - less I` (at least 0) `+ more I`."""
+        factor = self.factor(scale)
+        if self.n_axes == 1:
+            return self.unconstrained(((factor.square() - less).clamp_min(0) + more).sqrt())
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        return self.unconstrained(linalg.cholesky(factor @ factor.mT - less * eye, more)[0])
 
     def pool(self, summands: Tensor, n_axes: int) -> Tensor:
         """Sum over the component axis where tied; `n_axes` axes follow that one."""
@@ -223,7 +270,7 @@ def families() -> tuple[str, ...]:
     Example:
         >>> import torchgmm as tg
         >>> tg.families()
-        ('diagonal', 'spherical', 'tied_diagonal', 'tied_spherical', 'full', 'tied')
+        ('diagonal', 'spherical', 'tied_diagonal', 'tied_spherical', 'full', 'tied', 'common_axes')
     """
     return tuple(_REGISTRY)
 

@@ -76,6 +76,24 @@ class _Matrix(Family):
             )
         return self.unconstrained(factor.unsqueeze(-3) if self.tied else factor)
 
+    def by_scale(self, excess: Tensor, scale: Tensor) -> Tensor:
+        by_factor = (self.whitener(scale) @ excess).tril()
+        diagonal = scale.diagonal(dim1=-2, dim2=-1).exp()
+        by_log = by_factor.diagonal(dim1=-2, dim2=-1) * diagonal
+        return by_factor.tril(-1) + torch.diag_embed(by_log)
+
+    def unitless(self, change: Tensor, spread: Tensor) -> Tensor:
+        # logs on the diagonal have no unit, what is below them has
+        logs = change.diagonal(dim1=-2, dim2=-1).diag_embed()
+        return logs + change.tril(-1) / spread[:, None]
+
+    def rounded(self, scale: Tensor, share: Tensor, variance: Tensor) -> Tensor:
+        factor = self.factor(scale)
+        share, variance = share[..., None, None], variance[..., None, None]
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        drawn = (1 - share) * (factor @ factor.mT) + share * variance * eye
+        return self.unconstrained(torch.linalg.cholesky(drawn))
+
     def whitener(self, scale: Tensor) -> Tensor:
         return linalg.inverse_tril(self.factor(scale)).mT
 
@@ -126,7 +144,11 @@ class _Matrix(Family):
         return a.unsqueeze(-1) * b.unsqueeze(-2)
 
     def estimate(
-        self, moments: Moments, floor: float | Tensor, central: Tensor | None = None
+        self,
+        moments: Moments,
+        floor: float | Tensor,
+        central: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         central = self.central(moments) if central is None else central
         factor, hopeless = linalg.cholesky(central, floor)

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from ..covariance import Family
 from ..moments import Moments
 from ..parameters import Parameters
 
@@ -49,11 +48,10 @@ def located(
         scale = shared.reshape(-1, *[1] * family.n_axes) * point.scale
         means = each.unsqueeze(-1) * point.means
         point = Parameters(each * point.logits, means, scale, family)
-    own, moved = family.factor(frame.scale), family.factor(point.scale)
-    means = frame.means + family.colour(point.means, own)
-    scale = family.unconstrained(own @ moved if family.n_axes == 2 else own * moved)
+    means = frame.means + family.colour(point.means, family.factor(frame.scale))
+    scale = family.walked(frame.scale, point.scale)
     if floor > 0 and bool(torch.isfinite(scale.sum())):  # eigenvalues of no number are an error
-        scale = _raised(scale, means, family, 0.0, floor)
+        scale = family.raised(scale, 0.0, floor)
     found = Parameters(frame.logits + point.logits, means, scale, family)
     return found if found.map(Tensor.detach).is_finite() else None
 
@@ -77,17 +75,7 @@ def _above_floor(parameters: Parameters, floor: float) -> Tensor:
     """`scale` of what the covariances have above the floor."""
     if floor == 0:
         return parameters.scale
-    p = parameters
-    return _raised(p.scale, p.means, p.family, (1 + _LEAST) * floor, _LEAST * floor)
-
-
-def _raised(scale: Tensor, means: Tensor, family: Family, less: float, more: float) -> Tensor:
-    """`scale` of `Sigma - less I` (at least 0) `+ more I`."""
-    unit = family.unit_second(means.new_ones(means.shape[:-1]), means.shape[-1])
-    second = family.colour_second(unit, family.factor(scale)) - less * unit
-    ones, nothing = means.new_ones(means.shape[:-1]), means.new_zeros(means.shape[:-2])
-    seen = Moments(ones, torch.zeros_like(means), second, nothing, nothing, means)
-    return family.estimate(seen, more)[0]
+    return parameters.family.raised(parameters.scale, (1 + _LEAST) * floor, _LEAST * floor)
 
 
 def tempered(parameters: Parameters, beta: float) -> tuple[Parameters, Tensor]:

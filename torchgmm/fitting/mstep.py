@@ -85,7 +85,10 @@ def m_step(
     least = floor_of(floor, moments, family)
     central = family.central(moments)
     empty, collapsed = rescue.find(moments, central, family, least)
-    after, hopeless = maximised(group, moments, family, least, central)
+    if held is not None and family.coupled:
+        moments = _as_before(moments, before, held)
+        central = family.central(moments)
+    after, hopeless = maximised(group, moments, before, least, central)
     if held is None and not holds((empty | collapsed).any() | hopeless.any()):
         return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
     kept = empty if held is None else empty | held
@@ -111,6 +114,17 @@ def m_step(
     return MStep(after, chosen, collapsed, failed)
 
 
+def _as_before(moments: Moments, before: Parameters, held: Tensor) -> Moments:
+    """With the last covariances of the held components for what few rows say of theirs."""
+    family, n = before.family, moments.weight
+    unit = family.unit_second(n, before.n_features)
+    mean = moments.first / n.clamp_min(_TINY).unsqueeze(-1)
+    last = family.colour_second(unit, family.factor(before.scale.to(n.dtype)))
+    last = last + family.outer(moments.first, mean)
+    mask = held.reshape(*held.shape, *[1] * family.n_axes)
+    return replace(moments, second=torch.where(mask, last, moments.second))
+
+
 def _left_out(before: Parameters, after: Parameters, empty: Tensor) -> tuple[Parameters, Tensor]:
     """A component of weight 0 in a batch is none: that mixture has fewer than the others."""
     absent = before.logits == -math.inf
@@ -122,11 +136,9 @@ def _keep(
     kept: Tensor, before: Parameters, after: Parameters, hopeless: Tensor
 ) -> tuple[Parameters, Tensor]:
     means = torch.where(kept.unsqueeze(-1), before.means, after.means)
-    if after.family.tied:
-        return Parameters(after.logits, means, after.scale, after.family), hopeless
-    mask = kept.reshape(*kept.shape, *[1] * after.family.n_axes)
-    scale = torch.where(mask, before.scale, after.scale)
-    return Parameters(after.logits, means, scale, after.family), hopeless & ~kept
+    scale = after.family.replaced(after.scale, kept, before.scale)
+    lost = hopeless if after.family.tied else hopeless & ~kept
+    return Parameters(after.logits, means, scale, after.family), lost
 
 
 def with_block(

@@ -286,7 +286,9 @@ class OnlineEM(Method):
         return self._averaged(state) if favoured else state.running
 
     def _averaged(self, state: OnlineState) -> Parameters:
-        averaged, hopeless = from_moments(state.average, state.running.family, self.reg_covar)
+        averaged, hopeless = from_moments(
+            state.average, state.running.family, self.reg_covar, before=state.running
+        )
         return state.running if bool(hopeless.any()) else averaged
 
 

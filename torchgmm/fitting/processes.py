@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..collective import Group
-from ..covariance import Family
 from ..data import Block, Source
 from ..moments import Moments
 from ..parameters import Parameters, from_moments, to_moments
@@ -56,12 +55,13 @@ def summed(
 
 
 def maximised(
-    group: Group, moments: Moments, family: Family, floor: float | Tensor, central: Tensor
+    group: Group, moments: Moments, before: Parameters, floor: float | Tensor, central: Tensor
 ) -> tuple[Parameters, Tensor]:
     """`from_moments`, shared out over the processes by component where it is much work."""
-    k, d = moments.frame.shape[-2:]
-    if group.size == 1 or family.tied or family.n_axes == 1 or k * d**3 < _CUBIC:
-        return from_moments(moments, family, floor, central)
+    (k, d), family = moments.frame.shape[-2:], before.family
+    apart = not family.tied and not family.coupled and family.n_axes == 2
+    if group.size == 1 or not apart or k * d**3 < _CUBIC:
+        return from_moments(moments, family, floor, central, before)
     n = moments.weight.clamp_min(torch.finfo(moments.weight.dtype).tiny)
     means = moments.frame + moments.first / n.unsqueeze(-1)
     scale, hopeless = torch.zeros_like(moments.second), torch.zeros_like(moments.weight)

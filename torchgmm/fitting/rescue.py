@@ -103,7 +103,6 @@ def reseeded(
     means[index[: len(rows)]] = rows
     scale = parameters.scale
     if not family.tied:
-        scale = scale.clone()
         share = Moments(
             moments.rows.reshape(1),
             torch.zeros_like(moments.first[:1]),
@@ -113,7 +112,8 @@ def reseeded(
             moments.frame[:1],
         )
         pooled, hopeless = family.estimate(share, floor)
-        scale[index] = torch.where(hopeless.any(), scale[index], pooled)
+        if not bool(hopeless.any()):
+            scale = family.replaced(scale, which, pooled)
     logits = parameters.log_weights.clone()
     logits[index] = -torch.tensor(float(len(logits)), dtype=logits.dtype).log()
     return Parameters(logits.log_softmax(-1), means, scale, family)

@@ -74,12 +74,7 @@ def shrunk(p: Parameters, weight: Tensor, shrinkage: Shrinkage) -> Parameters:
     a = torch.full_like(trace, 0.0 if shrinkage == "auto" else float(shrinkage))
     if shrinkage == "auto":
         a = _oracle(trace, squares, n, d)
-    axes = [1] * family.n_axes
-    a, mean = a.reshape(*a.shape, *axes), (trace / d).reshape(*trace.shape, *axes)
-    round_one = torch.eye(d, dtype=s.dtype, device=s.device) if matrix else torch.ones_like(s)
-    s = (1 - a) * s + a * mean * round_one
-    factor = torch.linalg.cholesky(s) if matrix else s.sqrt()
-    return Parameters(p.logits, p.means, family.unconstrained(factor), family)
+    return Parameters(p.logits, p.means, family.rounded(p.scale, a, trace / d), family)
 
 
 def _oracle(trace: Tensor, squares: Tensor, n: Tensor, d: int) -> Tensor:

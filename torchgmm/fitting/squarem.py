@@ -174,7 +174,5 @@ def _spread(p: Parameters) -> Tensor:
 def _length(parts: list[Tensor], spread: Tensor, p: Parameters) -> float:
     """Euclidean length of a change of the parameters, in standard deviations."""
     logits, means, scale = parts
-    if p.family.n_axes == 2:  # logs on the diagonal have no unit, what is below them has
-        scale = scale.diagonal(dim1=-2, dim2=-1).diag_embed() + scale.tril(-1) / spread[:, None]
-    pieces = (logits, means / spread, scale)
+    pieces = (logits, means / spread, p.family.unitless(scale, spread))
     return math.sqrt(sum(float(piece.square().sum()) for piece in pieces))

@@ -42,11 +42,7 @@ def score(moments: Moments, parameters: Parameters) -> tuple[Tensor, Tensor, Ten
     # In whitened coordinates: S - n I, which is zero where the covariance fits the rows.
     excess = family.colour_second(moments.second, inverse)
     excess = excess - family.unit_second(moments.weight, exact.n_features)
-    if family.n_axes == 1:
-        return by_logits, by_means, excess  # a factor's derivative by its own log is the factor
-    by_factor = (transposed @ excess).tril()
-    by_log = by_factor.diagonal(dim1=-2, dim2=-1) * exact.scale.diagonal(dim1=-2, dim2=-1).exp()
-    return by_logits, by_means, by_factor.tril(-1) + torch.diag_embed(by_log)
+    return by_logits, by_means, family.by_scale(excess, exact.scale)
 
 
 def log_prob_of(x: Tensor, logits: Tensor, means: Tensor, scale: Tensor, family: str) -> Tensor:

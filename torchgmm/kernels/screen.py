@@ -53,7 +53,7 @@ class Turned:
 
 def turned(parameters: Parameters, dtype: torch.dtype) -> Turned:
     """The mixture in its own principal axes, of unit variance, the most telling ones first."""
-    exact = parameters.to(torch.float64)
+    exact = parameters.to(torch.float64).unstructured()
     weights = exact.log_weights.exp()
     centre = (weights.unsqueeze(-1) * exact.means).sum(-2).to(dtype).double()
     offset = exact.means - centre

@@ -35,7 +35,7 @@ def follow(x: Tensor, parameters: Parameters) -> Tensor:
     The backward pass costs about as much as three passes over the rows and holds memory for a
     chunk of them. It cannot be differentiated again.
     """
-    p = parameters
+    p = parameters.unstructured()
     moved: Tensor = _Implicit.apply(x, p.logits, p.means, p.scale, p.family)  # type: ignore[no-untyped-call]
     return moved
 

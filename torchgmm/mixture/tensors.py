@@ -90,7 +90,7 @@ class MixtureTensors(nn.Module):
             means: `(*B, K, D)`.
             covariances: as scikit-learn shapes them: full `(*B, K, D, D)`, tied `(*B, D, D)`,
                 diagonal `(*B, K, D)`, spherical `(*B, K)`, tied_diagonal `(*B, D)`,
-                tied_spherical `(*B,)`.
+                tied_spherical `(*B,)`; common_axes as full, with one set of eigenvectors.
             covariance: the family.
             dtype: of the mixture; torch's default dtype if not given.
 

@@ -56,13 +56,14 @@ def scale_from_cholesky(cholesky: Tensor, family: Family, n_features: int) -> Te
     """
     if family.n_axes == 2:
         factor = linalg.inverse_tril(cholesky.mT)
-        return family.unconstrained(factor.unsqueeze(-3) if family.tied else factor)
+        return family.from_tril(factor.unsqueeze(-3) if family.tied else factor)
     return family.from_covariances(cholesky**-2, n_features)
 
 
 def _precisions_cholesky(p: Parameters) -> Tensor:
     if p.family.n_axes == 2:
-        inverse = linalg.inverse_tril(p.family.factor(p.scale)).mT
+        heads = p.family.heads(p.n_components)
+        inverse = linalg.inverse_tril(p.family.dense_tril(p.scale, heads, p.n_features)).mT
         return inverse.squeeze(-3) if p.family.tied else inverse
     return p.family.precisions(p.scale).sqrt()
 

@@ -79,8 +79,8 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
     Attributes:
         weights_: `(K,)`.
         means_: `(K, D)`.
-        covariances_: `(K, D, D)` full, `(D, D)` tied, `(K, D)` diag, `(K,)` spherical, `(D,)`
-            tied_diagonal, `()` tied_spherical.
+        covariances_: `(K, D, D)` full and common_axes, `(D, D)` tied, `(K, D)` diag, `(K,)`
+            spherical, `(D,)` tied_diagonal, `()` tied_spherical.
         precisions_: their inverses.
         precisions_cholesky_: upper triangular factors of these, or their roots.
         converged_: whether the best run met `tol`.
