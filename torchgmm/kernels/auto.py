@@ -75,9 +75,12 @@ class Auto(Kernel):
 
     def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
-        quadratic = self._plan(x, parameters, dense)
+        sharing = 1  # mixtures that have their features in common
+        if x.dim() == 2 and not parameters.family.tied:
+            sharing = parameters.batch_shape.numel()
+        quadratic = self._plan(x, parameters, dense, sharing)
         if quadratic is not None:
-            cost = min(dense, quadratic_cost(parameters, quadratic.dtypes[0]))
+            cost = min(dense, quadratic_cost(parameters, quadratic.dtypes[0], sharing))
         if self._may_screen(x, parameters, cost):
             mixture = turned(parameters, x.dtype)
             plan = best_plan(x, parameters, mixture)
@@ -99,10 +102,12 @@ class Auto(Kernel):
         self._last = self._triton.name
         return self._triton.accumulate(x, w, parameters)
 
-    def _plan(self, x: Tensor, parameters: Parameters, dense: float) -> QuadraticPlan | None:
+    def _plan(
+        self, x: Tensor, parameters: Parameters, dense: float, sharing: int
+    ) -> QuadraticPlan | None:
         """How `Quadratic` would go about it; None where it could not, or could not pay."""
         rows = x.shape[:-1].numel() if x.dim() > 2 else len(x) * parameters.batch_shape.numel()
-        if rows * (dense - quadratic_cost(parameters, x.dtype)) < _PLANNING:
+        if rows * (dense - quadratic_cost(parameters, x.dtype, sharing)) < _PLANNING:
             return None
         plan = self._quadratic.plan(x, parameters)
         return plan if plan.dtypes else None

@@ -62,10 +62,10 @@ def by_columns(p: Parameters) -> bool:
     return p.n_features <= _FEW and p.family.reads_columns
 
 
-def quadratic_cost(p: Parameters, dtype: torch.dtype) -> float:
-    """Two products with all features."""
+def quadratic_cost(p: Parameters, dtype: torch.dtype, sharing: int = 1) -> float:
+    """Two products with all features, which so many mixtures of a batch share."""
     k, size = p.n_components, _feature_count(p)
-    passes = _PER_FEATURE * size + _SOFT_MAX * k + _PER_ROW
+    passes = _PER_FEATURE * size / sharing + _SOFT_MAX * k + _PER_ROW
     return product(dtype) * 4 * k * size + passes * elementwise(dtype)
 
 

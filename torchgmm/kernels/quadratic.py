@@ -219,7 +219,8 @@ def nearest_moments(
 
 
 def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
-    if dense_cost(unit, torch.float64) < quadratic_cost(unit, torch.float64):
+    sharing = unit.batch_shape.numel() if x.dim() == 2 and not unit.family.tied else 1
+    if dense_cost(unit, torch.float64) < quadratic_cost(unit, torch.float64, sharing):
         weights = None if w is None else w.double()
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
