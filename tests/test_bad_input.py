@@ -192,7 +192,7 @@ SETTINGS = {
     "fractional max_iter": (lambda: EM(max_iter=1e3), "max_iter must be an integer, got 1000.0"),
     "negative floor": (lambda: EM(reg_covar=-1e-3), "reg_covar must be at least 0.*-0.001"),
     "NaN floor": (lambda: EM(reg_covar=float("nan")), "reg_covar.*nan"),
-    "a text as floor": (lambda: EM(reg_covar="1"), "reg_covar must be.*got '1'"),
+    "a text as floor": (lambda: EM(reg_covar="1"), "reg_covar must be a number, got.*'1'"),
     "a text as exponent": (lambda: OnlineEM(exponent="a"), "exponent must be a number, got 'a'"),
     "a text as rate": (lambda: Gradient(lr="a"), "lr must be a number, got 'a'"),
     "the name of a method": (
