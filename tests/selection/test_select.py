@@ -46,7 +46,7 @@ def test_three_kinds_of_wine_share_their_axes():
     # mclust (Scrucca et al. 2016): VVE with 3 components, 158 parameters, log-likelihood -3015.335,
     # BIC -6849.39, five of the 178 wines beside other cultivars. More starts than its one find a
     # better maximum, which is the three cultivars themselves; with a fourth component, which cuts
-    # one of these in two, they find BIC of 6780 to 6820, where mclust's start finds nothing better.
+    # one of these in two, they find BIC of 6780 to 6820, which mclust does not publish.
     x, cultivars = datasets.load_wine(return_X_y=True)
     found = tg.select(x, [1, 2, 3], ("full", "tied", "diagonal", "common_axes"), generator=0)
     assert (found.n_components, found.covariance) == (3, "common_axes")
