@@ -25,7 +25,7 @@ __all__ = ["Auto"]
 # operations for each of K D^3.
 _PAYS, _PROBE, _PROBE_CUBIC = 20, 3e8, 20
 # What `Quadratic` costs however few the rows are: finding out whether it keeps the digits.
-_PLANNING = 3.5e7
+_PLANNING = 4.5e7
 
 
 @register

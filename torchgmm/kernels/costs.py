@@ -23,9 +23,12 @@ __all__ = [
 
 _PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
 _ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
-# In elementwise operations: a soft-max per pair; sorting a pair into its tile and its row; making
-# a feature, which two thin products read; what a row costs whatever there is to compute.
-_SOFT_MAX, _PER_PAIR, _PER_FEATURE, _PER_ROW = 10, 300, 3, 60
+# In elementwise operations of `dense`: sorting a pair into its tile and its row; what a row costs
+# whatever there is to compute.
+_PER_PAIR, _PER_ROW = 300, 60
+# Of `quadratic`, where passes are few and long: its elementwise operation in either dtype, and in
+# these a soft-max per pair, making a feature which two thin products read, and a row by itself.
+_LONG_PASS, _SOFT_MAX, _PER_FEATURE, _LEAST = 25.0, 8, 3, 30
 _FEW = 12
 
 
@@ -65,8 +68,8 @@ def by_columns(p: Parameters) -> bool:
 def quadratic_cost(p: Parameters, dtype: torch.dtype, sharing: int = 1) -> float:
     """Two products with all features, which so many mixtures of a batch share."""
     k, size = p.n_components, _feature_count(p)
-    passes = _PER_FEATURE * size / sharing + _SOFT_MAX * k + _PER_ROW
-    return product(dtype) * 4 * k * size + passes * elementwise(dtype)
+    passes = _PER_FEATURE * size / sharing + _SOFT_MAX * k + _LEAST
+    return product(dtype) * 4 * k * size + passes * _LONG_PASS
 
 
 def _feature_count(p: Parameters) -> int:
