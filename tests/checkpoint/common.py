@@ -1,12 +1,17 @@
 """What the tests of checkpoints share: fits that are cut and go on."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
+import textwrap
 from functools import cache
 
 import pytest
 import torch
 
 from tests.cases import blobs
+from tests.conftest import ROOT
 from tests.contracts.test_method import METHODS, assert_same, tensors
 from torchgmm import Checkpoint, GaussianMixture, OnlineEM, Tolerance, read_checkpoint
 from torchgmm.fitting import Observer
@@ -54,6 +59,34 @@ def cut(path, method, *where, every=0.0, **options):
     with pytest.raises(KeyboardInterrupt):
         fitted(method, observers=[Checkpoint(path, every), Cutter(*where)], **options)
     return read_checkpoint(path)
+
+
+def killed(script, path, until):
+    """The checkpoint of a process that is killed as soon as `until(process)` returns.
+
+    The process runs a script that is given the path.
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    victim = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        until(victim)
+    finally:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait(timeout=30)
+    assert victim.returncode == -signal.SIGKILL
+    return read_checkpoint(path)
+
+
+def tells(*words):
+    """Until a process has written these words in a line."""
+
+    def until(process):
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.split() == [*words]:
+                break
+
+    return until
 
 
 @cache

@@ -1,15 +1,10 @@
 """SIGKILL at any moment: the last checkpoint is whole, and the fit goes on bit for bit."""
 
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 
-from tests.checkpoint.common import FITS, X, assert_same_fit, fitted, whole
-from tests.conftest import ROOT
+from tests.checkpoint.common import FITS, X, assert_same_fit, fitted, killed, tells, whole
 from tests.laws.test_blocks import Cut
-from torchgmm import OnlineEM, read_checkpoint
+from torchgmm import OnlineEM
 
 # killed ------------------------------------------------------------------------------------------
 
@@ -30,19 +25,7 @@ VICTIM = """
 
 
 def test_a_fit_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
-    path = tmp_path / "fit.safetensors"
-    command = [sys.executable, "-c", textwrap.dedent(VICTIM), str(path)]
-    victim = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert victim.stdout is not None
-        for line in victim.stdout:
-            if line.split() == ["2", "2"]:
-                break
-    finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.wait(timeout=30)
-    assert victim.returncode == -signal.SIGKILL
-    resume = read_checkpoint(path)
+    resume = killed(VICTIM, tmp_path / "fit.safetensors", tells("2", "2"))
     assert (resume.run, len(resume.history)) >= (2, 2)
     runs = resume.run + 1
     name = "online in pieces"
@@ -76,17 +59,13 @@ class Slow(Cut):
 
 def test_a_fit_killed_in_its_only_pass_goes_on_bit_for_bit(tmp_path):
     path = tmp_path / "fit.safetensors"
-    command = [sys.executable, "-c", textwrap.dedent(WITHIN), str(path)]
-    victim = subprocess.Popen(command, cwd=ROOT)
-    try:
+
+    def written(victim):
         while not path.exists():  # a second after the beginning; the pass takes twenty
             assert victim.poll() is None, "the fit ended before it was killed"
             time.sleep(0.01)
-    finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.wait(timeout=30)
-    assert victim.returncode == -signal.SIGKILL
-    resume = read_checkpoint(path)
+
+    resume = killed(WITHIN, path, written)
     assert resume.history == ()
     assert 0 < resume.state.position < 200
     got = fitted(ONE_PASS, Slow(), resume=resume)

@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import numpy as np
@@ -15,8 +11,7 @@ import torch
 
 import torchgmm as tg
 from tests.cases import blobs
-from tests.checkpoint.common import FITS
-from tests.conftest import ROOT
+from tests.checkpoint.common import FITS, killed, tells
 from torchgmm import EM, Checkpoint, InputError, Status, read_checkpoint
 from torchgmm.checkpoint import _write
 from torchgmm.errors import StoreError
@@ -214,18 +209,7 @@ VICTIM = """
 
 @pytest.mark.slow
 def test_a_batch_killed_at_any_moment_goes_on(tmp_path):
-    path = tmp_path / "fit.safetensors"
-    command = [sys.executable, "-c", textwrap.dedent(VICTIM), str(path)]
-    victim = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        for line in victim.stdout:
-            if line.split() == ["2", "3"]:
-                break
-    finally:
-        victim.send_signal(signal.SIGKILL)
-        victim.wait(timeout=30)
-    assert victim.returncode == -signal.SIGKILL
-    resume = read_checkpoint(path)
+    resume = killed(VICTIM, tmp_path / "fit.safetensors", tells("2", "3"))
     assert resume.run >= 2
     runs = resume.run + 1
     assert_same_fit(fitted(n_init=runs, resume=resume), fitted(n_init=runs))
