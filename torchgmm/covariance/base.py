@@ -211,6 +211,14 @@ class Family(ABC):
         """Sum over the component axis where tied; `n_axes` axes follow that one."""
         return summands.sum(-1 - n_axes, keepdim=True) if self.tied else summands
 
+    def diagonal(self, second: Tensor) -> Tensor:
+        """Second moments of every feature, `(*B, H, D)`, or their sum where no more is known."""
+        return second.diagonal(dim1=-2, dim2=-1) if self.n_axes == 2 else second
+
+    def squares(self, a: Tensor, b: Tensor) -> Tensor:
+        """The `diagonal` of `outer(a, b)`, without the rest of it."""
+        return self.pool(a * b, 1) if self.n_axes == 2 else self.outer(a, b)
+
     def within(self, moments: Moments) -> Tensor:
         """Summed second moments about the components' own means, `(*B, H, ...)`."""
         n = moments.weight.clamp_min(torch.finfo(moments.weight.dtype).tiny)

@@ -64,9 +64,8 @@ class RelativeFloor:
         rows = n.sum(-2, keepdim=True).clamp_min(torch.finfo(n.dtype).tiny)
         mean = (n * moments.frame + moments.first).sum(-2, keepdim=True) / rows
         away = moments.frame - mean
-        second = moments.second  # about the frame; from there to the mean, feature by feature
-        if family.n_axes == 2:
-            second = second.diagonal(dim1=-2, dim2=-1)
+        # about the frame; from there to the mean, feature by feature
+        second = family.diagonal(moments.second)
         moved = ((2 * moments.first + n * away) * away).sum(-2, keepdim=True)
         shared = moved.shape[-1] // second.shape[-1]  # features per variance
         if shared > 1:

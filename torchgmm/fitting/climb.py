@@ -14,6 +14,7 @@ import torch
 from ..covariance import Family
 from ..errors import InputError
 from ..mixture import GaussianMixture
+from ..parameters import Parameters
 from ..seeding import Seeding, child
 from .ahead import how_many, tentative
 from .base import Method, Problem, State, Status, Step, own_state
@@ -21,7 +22,7 @@ from .events import Event, FitResult, Observer, Resumption, RowsEvent
 from .stopping import Stop
 from .watch import Watch
 
-__all__ = ["STALL", "Begun", "Climb", "on_device"]
+__all__ = ["STALL", "Begun", "Climb", "check_resumed", "on_device"]
 
 # Exact EM falls only by rounding; a method that has not risen for so long will not rise.
 STALL = 50
@@ -58,14 +59,8 @@ class Begun:
             self.state = climb.method.renewed(on_device(state, mixture.device), climb.problem)
 
     def _check(self, climb: Climb, mixture: GaussianMixture, state: State) -> None:
-        own_state(climb.method, state, climb.method.state_type)
-        p = state.parameters
-        wanted = (mixture.n_components, climb.problem.source.n_features, mixture.family)
-        if (p.n_components, p.n_features, p.family) != wanted:
-            raise InputError(
-                f"the fit to resume has K={p.n_components}, D={p.n_features}, {p.family.name}; "
-                f"this one has K={wanted[0]}, D={wanted[1]}, {wanted[2].name}"
-            )
+        n_features = climb.problem.source.n_features
+        check_resumed(climb.method, state, state.parameters, mixture, n_features)
 
     def keep(self, mixture: GaussianMixture) -> None:
         """Copy the best that there is into the mixture."""
@@ -216,6 +211,19 @@ class Climb:
         )
         for observer in self.observers:
             observer.on_step(event)
+
+
+def check_resumed(
+    method: Method, state: State, found: Parameters, mixture: GaussianMixture, n_features: int
+) -> None:
+    """Refuse to go on from a fit of another method, or of other mixtures, `found`, than this."""
+    own_state(method, state, method.state_type)
+    wanted = (mixture.n_components, n_features, mixture.family)
+    if (found.n_components, found.n_features, found.family) != wanted:
+        raise InputError(
+            f"the fit to resume has K={found.n_components}, D={found.n_features}, "
+            f"{found.family.name}; this one has K={wanted[0]}, D={wanted[1]}, {wanted[2].name}"
+        )
 
 
 def _each(observers: Sequence[Observer], call: Callable[[Observer], None]) -> list[BaseException]:

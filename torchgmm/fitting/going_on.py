@@ -11,9 +11,9 @@ from torch import Tensor
 from ..data import Groups
 from ..errors import InputError
 from ..mixture import GaussianMixture
-from .base import Method, Problem, own_state
+from .base import Method, Problem
 from .batch_result import BatchResult, Ends, Progress
-from .climb import on_device
+from .climb import check_resumed, on_device
 from .events import Event, FitResult, Observer, Resumption, RowsEvent
 
 __all__ = ["Beside", "ends_of", "gone_on", "left_of"]
@@ -62,13 +62,7 @@ def gone_on(
             f"the fit to resume is of {sum(sizes)} mixtures or more, {sizes[-1]} at a time; this "
             f"one of {rows.n_groups}, {len(parts[0])} at a time"
         )
-    own_state(method, resume.state, method.state_type)
-    p, wanted = ends.found, (mixture.n_components, rows.n_features, mixture.family)
-    if (p.n_components, p.n_features, p.family) != wanted:
-        raise InputError(
-            f"the fit to resume has K={p.n_components}, D={p.n_features}, {p.family.name}; "
-            f"this one has K={wanted[0]}, D={wanted[1]}, {wanted[2].name}"
-        )
+    check_resumed(method, resume.state, ends.found, mixture, rows.n_features)
     generator.set_state(resume.generator)
     place, best = mixture.device, resume.best
     assert best is None or isinstance(best, BatchResult)

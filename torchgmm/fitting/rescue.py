@@ -59,10 +59,7 @@ class Rescue:
         empty = moments.weight <= _EMPTY * moments.rows.unsqueeze(-1)
         if family.tied:
             return empty, torch.zeros_like(empty)
-        spread = central
-        if family.n_axes == 2:
-            spread = spread.diagonal(dim1=-2, dim2=-1)
-        collapsed = (spread <= 1e-6 * floor).all(-1) & ~empty
+        collapsed = (family.diagonal(central) <= 1e-6 * floor).all(-1) & ~empty
         return empty, collapsed
 
     def check(self, empty: Tensor, collapsed: Tensor) -> None:

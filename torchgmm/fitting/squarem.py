@@ -164,9 +164,8 @@ def _spread(p: Parameters) -> Tensor:
     """Standard deviations within the components `(D,)`: the unit of means and factors."""
     family = p.family
     weights = p.log_weights.exp()
-    second = family.colour_second(family.unit_second(weights, p.n_features), family.factor(p.scale))
-    if family.n_axes == 2:
-        second = second.diagonal(dim1=-2, dim2=-1)
+    unit = family.unit_second(weights, p.n_features)
+    second = family.diagonal(family.colour_second(unit, family.factor(p.scale)))
     variance = second.sum(-2) * (second.shape[-1] / p.n_features)
     return variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt().expand(p.n_features)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register
-from .costs import dense_cost, elementwise, fused_cost, products_cost, quadratic_cost
+from .costs import dense_cost, elementwise, fused_cost, products_cost, quadratic_cost, sharing
 from .dense import Dense
 from .quadratic import Quadratic, QuadraticPlan
 from .screen import turned
@@ -43,8 +43,7 @@ class Auto(Kernel):
 
     def __init__(self, budget: int | None = None) -> None:
         self._dense, self._quadratic = Dense(budget), Quadratic(budget)
-        self._screened = Screened() if budget is None else Screened(budget)
-        self._triton = Triton(budget)
+        self._screened, self._triton = Screened(budget), Triton(budget)
         self._last = ""
 
     @property
@@ -75,12 +74,10 @@ class Auto(Kernel):
 
     def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
-        sharing = 1  # mixtures that have their features in common
-        if x.dim() == 2 and not parameters.family.tied:
-            sharing = parameters.batch_shape.numel()
-        quadratic = self._plan(x, parameters, dense, sharing)
+        quadratic = self._plan(x, parameters, dense)
         if quadratic is not None:
-            cost = min(dense, quadratic_cost(parameters, quadratic.dtypes[0], sharing))
+            dtype = quadratic.dtypes[0]
+            cost = min(dense, quadratic_cost(parameters, dtype, sharing(parameters, x)))
         if self._may_screen(x, parameters, cost):
             mixture = turned(parameters, x.dtype)
             plan = best_plan(x, parameters, mixture)
@@ -102,12 +99,11 @@ class Auto(Kernel):
         self._last = self._triton.name
         return self._triton.accumulate(x, w, parameters)
 
-    def _plan(
-        self, x: Tensor, parameters: Parameters, dense: float, sharing: int
-    ) -> QuadraticPlan | None:
+    def _plan(self, x: Tensor, parameters: Parameters, dense: float) -> QuadraticPlan | None:
         """How `Quadratic` would go about it; None where it could not, or could not pay."""
         rows = x.shape[:-1].numel() if x.dim() > 2 else len(x) * parameters.batch_shape.numel()
-        if rows * (dense - quadratic_cost(parameters, x.dtype, sharing)) < _PLANNING:
+        cost = quadratic_cost(parameters, x.dtype, sharing(parameters, x))
+        if rows * (dense - cost) < _PLANNING:
             return None
         plan = self._quadratic.plan(x, parameters)
         return plan if plan.dtypes else None

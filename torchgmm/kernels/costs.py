@@ -6,6 +6,7 @@ The constants were measured on two AVX-512 cores with buffers near the cache (se
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..parameters import Parameters
 
@@ -19,6 +20,7 @@ __all__ = [
     "products_cost",
     "quadratic_cost",
     "screening_cost",
+    "sharing",
 ]
 
 _PRODUCT = {torch.float32: 1.0, torch.float64: 2.2}
@@ -65,11 +67,19 @@ def by_columns(p: Parameters) -> bool:
     return p.n_features <= _FEW and p.family.reads_columns
 
 
-def quadratic_cost(p: Parameters, dtype: torch.dtype, sharing: int = 1) -> float:
+def quadratic_cost(p: Parameters, dtype: torch.dtype, shared_by: int = 1) -> float:
     """Two products with all features, which so many mixtures of a batch share."""
     k, size = p.n_components, _feature_count(p)
-    passes = _PER_FEATURE * size / sharing + _SOFT_MAX * k + _LEAST
+    passes = _PER_FEATURE * size / shared_by + _SOFT_MAX * k + _LEAST
     return product(dtype) * 4 * k * size + passes * _LONG_PASS
+
+
+def sharing(p: Parameters, x: Tensor) -> int:
+    """How many mixtures have their quadratic features in common: all whose rows are the same.
+
+    Whitened features, of covariances that are shared by components, are of one mixture alone.
+    """
+    return p.batch_shape.numel() if x.dim() == 2 and not p.family.tied else 1
 
 
 def _feature_count(p: Parameters) -> int:

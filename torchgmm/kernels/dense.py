@@ -22,6 +22,7 @@ from .memory import spared
 __all__ = [
     "Dense",
     "Prepared",
+    "all_rows",
     "in_plain_coordinates",
     "joint_log_prob",
     "prepare",
@@ -101,20 +102,16 @@ def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
     d = seen.first.shape[-1]
     n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
     most = 1 + 1e5 * torch.finfo(dtype).eps
-    second = _diagonal(family, seen.second)
-    distance = _diagonal(family, family.outer(seen.first, seen.first / n))
+    second = family.diagonal(seen.second)
+    distance = family.squares(seen.first, seen.first / n)
     if not holds((distance * most > second).any()):
         return False  # as nearly always
     present = n >= family.min_rows(d)
     first = torch.where(present, seen.first, 0)
-    distance = _diagonal(family, family.outer(first, first / n))
+    distance = family.squares(first, first / n)
     # a constant column at rest is no such case
-    least = 1e-6 * _diagonal(family, family.unit_second(seen.weight, d))
+    least = 1e-6 * family.diagonal(family.unit_second(seen.weight, d))
     return holds(((distance * most > second) & (distance > least)).any())
-
-
-def _diagonal(family: Family, second: Tensor) -> Tensor:
-    return second.diagonal(dim1=-2, dim2=-1) if family.n_axes == 2 else second
 
 
 def in_plain_coordinates(
@@ -204,7 +201,7 @@ class Dense(Kernel):
             sums = [a.add_(b) for a, b in zip(sums, part, strict=True)] if sums else part
         weight, first, second, log_prob = sums
         frame = torch.zeros_like(first) if centre is None else centre.double()
-        return Moments(weight, first, second, log_prob, _all_rows(x, w, log_prob), frame)
+        return Moments(weight, first, second, log_prob, all_rows(x, w, log_prob), frame)
 
     def _chunks(
         self, x: Tensor, parameters: Parameters, prepared: Prepared
@@ -225,7 +222,7 @@ class Dense(Kernel):
             yield part, Whitened(z, squares, torch.sum(squares, -1, out=flat)), flat
 
 
-def _all_rows(x: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+def all_rows(x: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
     """The weight of all rows of each mixture, in the shape of `like (*B,)`."""
     if w is None:
         return torch.full_like(like, float(x.shape[-2]))

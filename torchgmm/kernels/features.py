@@ -78,13 +78,9 @@ class Features(ABC):
     def second(self, flat: Tensor) -> Tensor:
         """Second moments in the family's shape, from their `(*B, K, S)` entries."""
 
-    def spread(self) -> Tensor:
-        """The root mean square of the coordinates y under each component, `(*B, K, D)`."""
-        return (self.variance() + self.offset.square()).sqrt()
-
     @abstractmethod
-    def variance(self) -> Tensor:
-        """Variances of the coordinates under each component, `(*B, K, D)` or `(*B, K, 1)`."""
+    def spread(self) -> Tensor:
+        """The root mean square of the coordinates under each component, `(*B, K, D)`."""
 
     @abstractmethod
     def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,8 +131,9 @@ class Products(Features):
         _, every, _ = _upper(self.d, flat.device)
         return flat.index_select(-1, every).view(*flat.shape[:-1], self.d, self.d)
 
-    def variance(self) -> Tensor:
-        return self.family.factor(self.parameters.scale).square().sum(-1)
+    def spread(self) -> Tensor:
+        variance = self.family.factor(self.parameters.scale).square().sum(-1)
+        return (variance + self.offset.square()).sqrt()
 
     def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
         size = spread + self.offset.abs()
@@ -170,8 +167,8 @@ class Squares(Features):
     def second(self, flat: Tensor) -> Tensor:
         return flat
 
-    def variance(self) -> Tensor:
-        return self._precision.reciprocal()
+    def spread(self) -> Tensor:
+        return (self._precision.reciprocal() + self.offset.square()).sqrt()
 
     def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
         terms = (spread + self.offset.abs()).square() * self._precision
@@ -214,9 +211,6 @@ class Linear(Features):
 
     def spread(self) -> Tensor:
         return self.whitened.abs() + 1  # of whitened coordinates, and no less
-
-    def variance(self) -> Tensor:
-        return torch.ones_like(self.whitened)
 
     def row_term(self, z: Tensor) -> Tensor:
         """`-|z|^2 / 2` of every row, `(*B, 1, n)`, from whitened rows `z (*B, n, D)`."""

@@ -18,8 +18,8 @@ from ..errors import InputError
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import PRECISIONS, Kernel, can_launch, checked_precision, one_hot, register, soft_assign
-from .costs import dense_cost, quadratic_cost
-from .dense import Dense
+from .costs import dense_cost, quadratic_cost, sharing
+from .dense import Dense, all_rows
 from .features import Features, Linear, features_of
 from .memory import spared
 from .turns import turns
@@ -195,7 +195,7 @@ class _Chunks:
 def _about_the_middle(parameters: Parameters, x: Tensor) -> Features:
     exact = parameters.to(torch.float64)
     centre = (exact.log_weights.exp().unsqueeze(-1) * exact.means).sum(-2)
-    if x.dim() == 2 and exact.batch_shape and not exact.family.tied:
+    if sharing(exact, x) > 1:
         centre = centre.reshape(-1, centre.shape[-1]).mean(0)
     # a number that the rows could hold: then x - c is exact where the digits are
     return features_of(exact, centre.to(x.dtype).double())
@@ -219,8 +219,7 @@ def nearest_moments(
 
 
 def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
-    sharing = unit.batch_shape.numel() if x.dim() == 2 and not unit.family.tied else 1
-    if dense_cost(unit, torch.float64) < quadratic_cost(unit, torch.float64, sharing):
+    if dense_cost(unit, torch.float64) < quadratic_cost(unit, torch.float64, sharing(unit, x)):
         weights = None if w is None else w.double()
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
@@ -248,7 +247,7 @@ def _sums(
 ) -> Moments | None:
     """One pass; None where the rows turn out to lie so that `dtype` lost more than `limits`."""
     work = _Chunks(features, x, dtype, budget, precision)
-    sums = log_prob = total = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
+    sums = log_prob = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
         r, row_log_prob = assign(joint)
         chunk_w = None if w is None else w[..., part].to(dtype)
@@ -257,14 +256,12 @@ def _sums(
             row_log_prob = row_log_prob + features.row_term(z).squeeze(-2)
             scatter = scatter + features.scatter(z, chunk_w).double()
         if chunk_w is None:
-            total = total + float(r.shape[-1])
             log_prob = log_prob + row_log_prob.double().sum(-1)
         else:
             r.mul_(chunk_w.unsqueeze(-2))
-            total = total + chunk_w.double().sum(-1)
             log_prob = log_prob + (row_log_prob.double() * chunk_w).sum(-1)
         sums = sums + work.sums(r).double()
-    rows = total.to(log_prob.device).expand(log_prob.shape)
+    rows = all_rows(x, w, log_prob)
     return _moments(features, sums, scatter, log_prob, rows, dtype, limits)
 
 
@@ -305,16 +302,16 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     family = features.family
     present = seen.weight >= family.min_rows(features.d)
     n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
-    about = _diagonal(family, seen.second)
+    about, mean = family.diagonal(seen.second), seen.first / n
+    left = about - family.squares(seen.first, mean)
     # of a component that shares its covariance no more is known than its mean
-    mean, within = seen.first / n, family.within(seen)
     if family.tied:
         spread = mean.abs() + 1
     else:
-        spread = (_variance(features, within).clamp_min(0) / n + mean.square()).sqrt()
+        variance = left * (left.shape[-1] / features.d)  # their mean where only a sum is known
+        spread = (variance.clamp_min(0) / n + mean.square()).sqrt()
     # and whether what is left about the new means stands out of the rounding of what it came from
     heads = present.any(-1, keepdim=True) if family.tied else present
-    left = _diagonal(family, within)
     lost = torch.finfo(dtype).eps * about
     at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
     stands_out = (lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)
@@ -326,13 +323,3 @@ def _largest(features: Features, spread: Tensor, present: Tensor | None = None) 
     if present is not None:
         both = both.where(present, 0)
     return both.flatten(1).amax(-1)
-
-
-def _variance(features: Features, second: Tensor) -> Tensor:
-    """Second moments of every coordinate; their mean where only their sum is known."""
-    own = _diagonal(features.family, second)
-    return own * (own.shape[-1] / features.d)
-
-
-def _diagonal(family: Family, second: Tensor) -> Tensor:
-    return second.diagonal(dim1=-2, dim2=-1) if family.n_axes == 2 else second

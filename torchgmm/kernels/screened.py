@@ -66,7 +66,6 @@ class Screened(Kernel):
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
-        self._budget = self.usual_budget if budget is None else budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         yield from self._dense().log_joint(x, parameters)
@@ -99,7 +98,7 @@ class Screened(Kernel):
 
         def moments(centre: Tensor | None) -> Moments:
             pairs = Pairs(parameters, x.dtype, centre)
-            chooser = _Chooser(screen, plan, x, self._budget)
+            chooser = _Chooser(screen, plan, x, self.bytes_for(x))
             for start in range(0, len(x), chooser.rows):
                 part = slice(start, start + chooser.rows)
                 chunk = chooser.by_rows(x[part])
@@ -122,7 +121,8 @@ class Screened(Kernel):
         return in_plain_coordinates(moments, parameters, x.dtype)
 
     def _dense(self) -> Dense:
-        return Dense(2 * self._budget)  # of a chunk's two buffers: the default is that of `Dense`
+        # of a chunk's two buffers: the default is that of `Dense`
+        return Dense(None if self.budget is None else 2 * self.budget)
 
     def _batch(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         shape, each = parameters.batch_shape, []
