@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .exact import exact, has_float64
 
 __all__ = [
     "as_generator",
@@ -30,7 +31,6 @@ __all__ = [
 _LARGEST = {torch.float32: 1e15, torch.float64: 1e140}
 # Weights go into float32 sums with squares of rows; their largest is where those keep their digits.
 _WEIGHTS = (1e-30, 1e30)
-_WITHOUT_FLOAT64 = {"mps"}  # Apple's GPUs
 # Above this float32 no longer holds every integer.
 _EXACT_INTEGERS = 2**24
 
@@ -44,19 +44,22 @@ def check_device(device: torch.device) -> None:
     """Refuse devices on which nothing can be exact.
 
     Raises:
-        InputError: the device has no float64, in which parameters are prepared and sums made.
+        InputError: the device has no float64, and what was asked for needs it there.
     """
-    if device.type in _WITHOUT_FLOAT64:
+    if not has_float64(device):
         raise InputError(
-            f"device {device.type} has no float64, in which covariances are inverted and sums "
-            "made: move mixture and rows to the CPU, .cpu(), or to a CUDA device"
+            f"device {device.type} has no float64, in which this is computed: move mixture and "
+            "rows to the CPU, .cpu(), or to a CUDA device"
         )
 
 
-def compute_dtype(rows: torch.dtype, mixture: torch.dtype) -> torch.dtype:
+def compute_dtype(
+    rows: torch.dtype, mixture: torch.dtype, device: torch.device | None = None
+) -> torch.dtype:
     """The dtype in which rows and mixture meet: torch's promotion, and never below float32.
 
-    Integer and half-precision rows are computed in the dtype of the mixture.
+    Integer and half-precision rows are computed in the dtype of the mixture, and all rows in
+    float32 on a device that has no float64.
 
     Raises:
         InputError: the rows are complex.
@@ -66,6 +69,8 @@ def compute_dtype(rows: torch.dtype, mixture: torch.dtype) -> torch.dtype:
             f"rows are {rows}, but a Gaussian mixture has real features: "
             "stack real and imaginary parts as columns"
         )
+    if device is not None and not has_float64(device):
+        return torch.float32
     return torch.promote_types(torch.promote_types(rows, mixture), torch.float32)
 
 
@@ -214,7 +219,7 @@ def _check_integers(x: Tensor, what: str) -> None:
 
 
 def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
-    """Row weights as a float64 tensor `(N,)` on the CPU or their own device.
+    """Row weights as a float64 tensor `(N,)` on their own device, or the CPU.
 
     Args:
         weights: one number per row.
@@ -240,7 +245,7 @@ def check_weights(weights: Any, n_rows: int, *, part: bool = False) -> Tensor:
         raise InputError(
             f"weights must be one number per row, ({n_rows},), got shape {tuple(w.shape)}"
         )
-    w = w.to(torch.float64)
+    w = exact(w)
     if not bool(torch.isfinite(w).all()):
         bad = ~torch.isfinite(w)
         raise InputError(

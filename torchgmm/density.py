@@ -168,6 +168,7 @@ def calibrate(mixture: GaussianMixture, data: Any, weights: Any = None) -> Calib
         >>> bool(tests[0].p_value < 1e-6), bool(tests[1].distance < tests[0].distance / 2)
         (True, True)
     """
+    checks.check_device(mixture.device)
     source = rows_of(mixture, data, weights)
     p, d = mixture.as_parameters(), source.n_features
     parts = max(_FEWEST, min(_MOST, _COUNTERS // d))

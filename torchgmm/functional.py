@@ -177,7 +177,6 @@ def _checked(
     family = as_family(covariance)
     check_shapes(means, family, logits=(logits, one_each), scale=(scale, family.scale_shape))
     *batch, _, d = means.shape
-    checks.check_device(x.device)
     checks.check_rows(tuple(x.shape), d, len(batch), none=True)
     if x.dim() > 2 and tuple(x.shape[:-2]) != tuple(batch):
         raise InputError(
@@ -186,7 +185,7 @@ def _checked(
         )
     dtype = x.dtype
     for t in (logits, means, scale):
-        dtype = checks.compute_dtype(dtype, t.dtype)
+        dtype = checks.compute_dtype(dtype, t.dtype, x.device)
     if not is_traced():
         checks.check_finite(x, dtype)
     parameters = Parameters(logits, means, scale, family)

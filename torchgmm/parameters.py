@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .covariance import Family, Floor, as_family, floor_of
 from .errors import InputError
+from .exact import reachable
 from .moments import Moments
 
 __all__ = [
@@ -100,6 +101,10 @@ class Parameters:
     ) -> Parameters:
         """The same mixture in another dtype or on another device."""
         return self.map(lambda t: t.to(device=device, dtype=dtype))
+
+    def exact(self) -> Parameters:
+        """The same mixture in float64, on the CPU where its device has none."""
+        return self.map(lambda t: reachable(t).to(torch.float64))
 
     def unstructured(self) -> Parameters:
         """The same density; with `full` covariances where the family is not `closed`.
@@ -223,7 +228,7 @@ def to_moments(parameters: Parameters, rows: float = 1.0) -> Moments:
 
     `from_moments` of them gives the mixture back. Online fits start from these.
     """
-    p = parameters.to(torch.float64)
+    p = parameters.exact()
     weight = p.log_weights.exp() * rows
     unit = p.family.unit_second(weight, p.n_features)
     nothing = weight.new_zeros(p.batch_shape)

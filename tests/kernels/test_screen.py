@@ -101,7 +101,7 @@ def test_components_too_tight_for_float32_are_left_to_dense():
 
 def test_a_row_whose_bounds_overflow_is_looked_at_whole():
     p = CASES[0].start("full")
-    pairs = Pairs(p, torch.float64, None)
+    pairs = Pairs(p, p.means, None)
     x = CASES[0].rows()[:7]
     nothing = torch.zeros(3, 7, dtype=torch.bool)
     mask = nothing.logical_not()  # what comparisons with NaN give

@@ -36,7 +36,7 @@ M = TypeVar("M", GaussianMixture, Parameters)
 def exact(mixture: Mixture) -> Parameters:
     """The mixture's numbers in float64, attached to autograd; `Parameters.unstructured`."""
     if isinstance(mixture, GaussianMixture):
-        mixture = mixture.as_parameters(torch.float64)
+        mixture = mixture.as_parameters()
     if isinstance(mixture, Parameters):
         check_device(mixture.means.device)
         return mixture.to(torch.float64).unstructured()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..collective import ALONE, Group
 from ..errors import InputError
+from ..exact import exact, exact_device
 
 __all__ = [
     "Block",
@@ -316,8 +317,9 @@ def join(blocks: Sequence[Block]) -> Block:
 
 def _weights(block: Block) -> Tensor:
     if block.w is None:
-        return torch.ones(len(block.x), dtype=torch.float64, device=block.x.device)
-    return block.w.double()
+        place = exact_device(block.x.device)
+        return torch.ones(len(block.x), dtype=torch.float64, device=place)
+    return exact(block.w)
 
 
 def _reservoir(blocks: Iterator[Block], size: int, generator: torch.Generator) -> Block:

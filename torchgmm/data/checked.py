@@ -25,7 +25,6 @@ class Checked(Source):
     """
 
     def __init__(self, source: Source, dtype: torch.dtype, device: torch.device) -> None:
-        checks.check_device(device)
         self._source = source
         self._device = device
         self._clean = False

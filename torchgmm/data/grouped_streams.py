@@ -71,7 +71,7 @@ class StreamedGroups(Groups):
             self.counts += of[there].bincount(minlength=n_groups)
         if not self.n_features:
             raise InputError("the batches hold no rows")
-        self.dtype = checks.compute_dtype(stored, dtype)
+        self.dtype = checks.compute_dtype(stored, dtype, device)
 
     def only(self, index: Tensor) -> StreamedGroups:
         some = object.__new__(StreamedGroups)

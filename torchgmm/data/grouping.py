@@ -71,7 +71,7 @@ def as_groups(
     w = None if weights is None or isinstance(weights, (str, int)) else as_tensor(as_table(weights))
     own = w is not None and w.dim() > 1
     source = as_source(data, None if own else weights, encoder=encoder)
-    read = Checked(source, checks.compute_dtype(source.dtype, dtype), device)
+    read = Checked(source, checks.compute_dtype(source.dtype, dtype, device), device)
     if not own:
         return SharedGroups(read, n_groups)
     assert w is not None
@@ -201,7 +201,7 @@ def _packed(
         there = w[order] > 0
         group = torch.arange(len(counts)).repeat_interleave(counts)
         order, counts = order[there], group[there].bincount(minlength=len(counts))
-    wanted = checks.compute_dtype(as_tensor(table[:1]).dtype, dtype)
+    wanted = checks.compute_dtype(as_tensor(table[:1]).dtype, dtype, device)
     starts = counts.cumsum(0) - counts
     return PackedGroups(table, w, order, starts, counts, wanted, device, every)
 

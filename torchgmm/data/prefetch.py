@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 import torch
 from torch import Tensor
 
+from ..exact import has_float64
 from .base import Block
 
 __all__ = ["ahead", "sent"]
@@ -142,7 +143,12 @@ class _Lane:
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on the device; from the CPU to CUDA through pinned memory, without waiting."""
+    """`x` on the device; from the CPU to CUDA through pinned memory, without waiting.
+
+    Float64 becomes float32 on the way to a device that has no float64.
+    """
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
+    if x.dtype == torch.float64 and not has_float64(device):
+        x = x.float()
     return x.to(device)

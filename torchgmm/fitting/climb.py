@@ -13,6 +13,7 @@ import torch
 
 from ..covariance import Family
 from ..errors import InputError
+from ..exact import exact_device
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, child
@@ -48,15 +49,17 @@ class Begun:
                 raise InputError(
                     "the fit to resume is of a batch of mixtures, this one of a single mixture"
                 )
+            place = exact_device(mixture.device)
             self._check(climb, mixture, resume.state)
             self.run, self.seconds = resume.run, resume.seconds
             self.state, self.history, self.best = on_device(
-                (resume.state, list(resume.history), resume.best), mixture.device
+                (resume.state, list(resume.history), resume.best), place
             )
             climb.problem.generator.set_state(resume.generator)
         elif state is not None:
             self._check(climb, mixture, state)
-            self.state = climb.method.renewed(on_device(state, mixture.device), climb.problem)
+            there = on_device(state, exact_device(mixture.device))
+            self.state = climb.method.renewed(there, climb.problem)
 
     def _check(self, climb: Climb, mixture: GaussianMixture, state: State) -> None:
         n_features = climb.problem.source.n_features

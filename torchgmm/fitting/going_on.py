@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data import Groups
 from ..errors import InputError
+from ..exact import exact_device
 from ..mixture import GaussianMixture
 from .base import Method, Problem
 from .batch_result import BatchResult, Ends, Progress
@@ -64,7 +65,7 @@ def gone_on(
         )
     check_resumed(method, resume.state, ends.found, mixture, rows.n_features)
     generator.set_state(resume.generator)
-    place, best = mixture.device, resume.best
+    place, best = exact_device(mixture.device), resume.best
     assert best is None or isinstance(best, BatchResult)
     ends = replace(ends, found=on_device(ends.found, place))
     state = on_device(resume.state, place)

@@ -13,10 +13,11 @@ from .. import checks
 from ..collective import ALONE, Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
-from ..kernels import full_precision
+from ..exact import exact_device, has_float64
+from ..kernels import as_kernel, full_precision
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
-from ..seeding import Seeding, Start, as_seeding, child
+from ..seeding import Seeding, Start, as_seeding, child, near
 from .base import Method, Problem, State, Status
 from .batch import Batch
 from .climb import Begun, Climb
@@ -120,6 +121,7 @@ def fit(
     method = EM() if method is None else method
     observers = _checked(method, stop, observers)
     checks.check_count("n_init", n_init)
+    _check_kernel(method, mixture.device)
     if mixture.batch_shape:
         if state is not None:
             raise InputError("a fit of a batch of mixtures begins anew: give init= for a start")
@@ -202,6 +204,15 @@ def _checked(method: Any, stop: Any, observers: Any) -> tuple[Observer, ...]:
     return found
 
 
+def _check_kernel(method: Method, device: torch.device) -> None:
+    kernel = as_kernel(getattr(method, "kernel", "auto"))
+    if kernel.needs_float64 and not has_float64(device):
+        raise InputError(
+            f"kernel {kernel.name!r} computes in float64 where the rows are, and device "
+            f"{device.type} has none: take 'auto', which is 'dense' there"
+        )
+
+
 def _told(done: FitResult, method: Method) -> FitResult:
     if done.status not in (Status.CONVERGED, Status.ENDED) and method.max_iter > 0:
         warnings.warn(f"{done}", ConvergenceWarning, stacklevel=_caller())
@@ -232,7 +243,8 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, fe
             f"{source.n_rows} row(s) cannot be fitted with n_components={mixture.n_components}: "
             "give more rows or fewer components"
         )
-    return Checked(source, checks.compute_dtype(source.dtype, mixture.dtype), mixture.device)
+    dtype = checks.compute_dtype(source.dtype, mixture.dtype, mixture.device)
+    return Checked(source, dtype, mixture.device)
 
 
 def _seeding(init: Any, mixture: GaussianMixture, group: Group) -> Seeding:
@@ -241,9 +253,9 @@ def _seeding(init: Any, mixture: GaussianMixture, group: Group) -> Seeding:
         return Start(held.map(group.of_first))
     seeding = as_seeding(init.as_parameters() if isinstance(init, GaussianMixture) else init)
     if isinstance(seeding, Start):
-        own = seeding.parameters.to(torch.float64, mixture.device)
+        own = seeding.parameters.exact().to(device=exact_device(mixture.device))
         return Start(own.map(torch.Tensor.detach))
-    return seeding
+    return near(seeding, mixture.device)
 
 
 def _caller() -> int:

@@ -14,6 +14,7 @@ from ..collective import ALONE, Group
 from ..covariance import Family
 from ..data import Block
 from ..errors import EmptyComponentError, InputError
+from ..exact import exact
 from ..kernels import Kernel
 from ..moments import Moments
 from ..parameters import Parameters
@@ -131,9 +132,10 @@ def worst_rows(
     worst = parameters.means.new_empty(0)
     for block in blocks if group.size == 1 else _some(blocks):
         for part, joint in kernel.log_joint(block.x, parameters):
-            log_prob = joint.logsumexp(-2).double()
+            log_prob = exact(joint.logsumexp(-2))
             few = log_prob.topk(min(4 * count, len(log_prob)), largest=False)
-            rows = torch.cat([best, block.x[part][few.indices].double()])
+            found = block.x[part][few.indices.to(block.x.device)]
+            rows = torch.cat([best, exact(found)])
             best, worst = _least(rows, torch.cat([worst, few.values]), count)
     if group.size > 1:
         best, worst = _least(group.stacked(best), group.stacked(worst), count)

@@ -220,6 +220,7 @@ def _side(mixture: GaussianMixture) -> int:
 
 def _checked(image: Any, size: int, mixture: GaussianMixture) -> Tensor:
     """A copy of the image where the mixture is, in the dtype of the computation."""
+    checks.check_device(mixture.device)
     given = as_tensor(image)
     if given.dim() < 2 or min(given.shape[-2:]) < size:
         raise InputError(

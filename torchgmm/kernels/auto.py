@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..exact import has_float64
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register
@@ -34,12 +35,13 @@ class Auto(Kernel):
 
     The choice follows from operation counts (`costs`), from whether `Quadratic` keeps the digits,
     and, where single pairs might be dismissed, from a probe of some rows. On a GPU it lies between
-    `Quadratic`, where it keeps the digits, and `Triton`. It is made anew for every
-    call, so it follows a fit from its blurred start to its sharp end. `ran` says which kernel it
-    was.
+    `Quadratic`, where it keeps the digits, and `Triton`; on a device without float64 it is `Dense`.
+    It is made anew for every call, so it follows a fit from its blurred start to its sharp end.
+    `ran` says which kernel it was.
     """
 
     name: ClassVar[str] = "auto"
+    needs_float64: ClassVar[bool] = False
 
     def __init__(self, budget: int | None = None) -> None:
         self._dense, self._quadratic = Dense(budget), Quadratic(budget)
@@ -59,6 +61,7 @@ class Auto(Kernel):
         if is_fused(x, parameters):
             return self._triton.log_joint(x, parameters)
         cheap = quadratic_cost(parameters, torch.float64) < dense_cost(parameters, x.dtype)
+        cheap = cheap and has_float64(x.device)
         return (self._quadratic if cheap else self._dense).log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
@@ -74,7 +77,7 @@ class Auto(Kernel):
 
     def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
-        quadratic = self._plan(x, parameters, dense)
+        quadratic = self._plan(x, parameters, dense) if has_float64(x.device) else None
         if quadratic is not None:
             dtype = quadratic.dtypes[0]
             cost = min(dense, quadratic_cost(parameters, dtype, sharing(parameters, x)))

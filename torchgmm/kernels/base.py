@@ -51,6 +51,7 @@ class Kernel(ABC):
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ()  # of products, where there is a choice
+    needs_float64: ClassVar[bool] = True  # where the rows are
     usual_budget: ClassVar[int] = 16 * 2**20
     budget: int | None = None  # bytes of the buffers of a chunk; by the device if None
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..answers import holds
 from ..buffers import room
 from ..covariance.base import Family, Whitened
+from ..exact import all_reachable, exact, reachable
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
@@ -42,23 +43,25 @@ class Prepared:
     log_norm: Tensor  # (*B, K, 1)     log pi_k - log|L_k| - D/2 log 2 pi
 
 
-def prepare(p: Parameters, dtype: torch.dtype) -> Prepared:
-    """Parameters in the form of the inner loop, for rows of this dtype."""
+def prepare(p: Parameters, x: Tensor) -> Prepared:
+    """Parameters in the form of the inner loop, in the dtype and on the device of the rows."""
     # In float64: the inverse of a float32 factor would lose digits where Sigma is ill-conditioned.
-    exact = p.to(torch.float64)
+    exact, dtype, place = p.exact(), x.dtype, x.device
     d = p.n_features
     whitener = p.family.whitener(exact.scale)
     log_norm = (
         exact.log_weights - p.family.half_log_det(exact.scale, d) - 0.5 * d * math.log(2 * math.pi)
     ).unsqueeze(-1)
     means = exact.means.unsqueeze(-2)
+    # first another dtype, then another place: backward, too, no device changes one that it lacks
     centre = means.to(dtype)
     shift = None
     if dtype != torch.float64 and p.means.dtype == torch.float64:
         # x - centre is exact where it matters; what the rounding of the means took comes back here
         rest = centre.to(torch.float64) - means
-        shift = p.family.whiten(rest, whitener, None, None).to(dtype)
-    return Prepared(centre, shift, whitener.to(dtype).contiguous(), log_norm.to(dtype))
+        shift = p.family.whiten(rest, whitener, None, None).to(dtype).to(place)
+    whitener = whitener.to(dtype).contiguous().to(place)
+    return Prepared(centre.to(place), shift, whitener, log_norm.to(dtype).to(place))
 
 
 class _Workspace:
@@ -125,7 +128,7 @@ def in_plain_coordinates(
     if _cancels(seen, family, dtype):
         centre = (seen.first / seen.weight.unsqueeze(-1).clamp_min(_TINY)).to(dtype)
         seen = family.moved(whitened_moments(centre), seen.frame)
-    exact = parameters.to(torch.float64)
+    exact = parameters.exact()
     factor = family.factor(exact.scale)
     return Moments(
         seen.weight,
@@ -149,18 +152,19 @@ class Dense(Kernel):
     """
 
     name: ClassVar[str] = "dense"
+    needs_float64: ClassVar[bool] = False
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget = budget
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
-        prepared = prepare(parameters, x.dtype)
+        prepared = prepare(parameters, x)
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             yield rows, _joint(seen, prepared.log_norm, out=buffer)
 
     def distances(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         """Squared Mahalanobis distances as `log_joint` gives log-probabilities, `(*B, K, n)`."""
-        prepared = prepare(parameters, x.dtype)
+        prepared = prepare(parameters, x)
         for rows, seen, _ in self._chunks(x, parameters, prepared):
             yield rows, seen.mahalanobis
 
@@ -181,23 +185,21 @@ class Dense(Kernel):
     ) -> Moments:
         """Moments of z about `centre`: chunk sums in the dtype of the rows, totals in float64."""
         family = parameters.family
-        prepared = prepare(parameters, x.dtype)
+        prepared = prepare(parameters, x)
         sums: list[Tensor] = []
         for rows, seen, buffer in self._chunks(x, parameters, prepared):
             r, row_log_prob = assign(_joint(seen, prepared.log_norm, out=buffer))
             if w is not None:
                 chunk_w = w[..., rows]
                 r.mul_(chunk_w.unsqueeze(-2))
-                row_log_prob = row_log_prob.double() * chunk_w
+                row_log_prob = exact(row_log_prob) * reachable(chunk_w)
             if centre is not None:
-                seen.z.sub_(centre.unsqueeze(-2))
+                seen.z.sub_(centre.to(x.device).unsqueeze(-2))
                 torch.mul(seen.z, seen.z, out=seen.squares)
-            part = [
-                r.sum(-1).double(),
-                (r.unsqueeze(-2) @ seen.z).squeeze(-2).double(),
-                family.scatter(seen, r).double(),
-                row_log_prob.sum(-1, dtype=torch.float64),
-            ]
+            first = (r.unsqueeze(-2) @ seen.z).squeeze(-2)
+            found = all_reachable((r.sum(-1), first, family.scatter(seen, r)))
+            part = [t.double() for t in found]
+            part.append(reachable(row_log_prob).sum(-1, dtype=torch.float64))
             sums = [a.add_(b) for a, b in zip(sums, part, strict=True)] if sums else part
         weight, first, second, log_prob = sums
         frame = torch.zeros_like(first) if centre is None else centre.double()
@@ -226,7 +228,7 @@ def all_rows(x: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
     """The weight of all rows of each mixture, in the shape of `like (*B,)`."""
     if w is None:
         return torch.full_like(like, float(x.shape[-2]))
-    return w.sum(-1, dtype=torch.float64).expand(like.shape)
+    return reachable(w).sum(-1, dtype=torch.float64).expand(like.shape)
 
 
 def joint_log_prob(x: Tensor, parameters: Parameters) -> Tensor:
@@ -238,13 +240,13 @@ def joint_log_prob(x: Tensor, parameters: Parameters) -> Tensor:
         x: `(N, D)` or `(*B, N, D)`.
         parameters: tensors that may require gradients.
     """
-    prepared = prepare(parameters, x.dtype)
+    prepared = prepare(parameters, x)
     return _joint(_seen(x, parameters, prepared), prepared.log_norm).mT
 
 
 def squared_distances(x: Tensor, parameters: Parameters) -> Tensor:
     """Squared Mahalanobis distances `(*B, N, K)`, differentiable, in one piece."""
-    return _seen(x, parameters, prepare(parameters, x.dtype)).mahalanobis.mT
+    return _seen(x, parameters, prepare(parameters, x)).mahalanobis.mT
 
 
 def _seen(x: Tensor, parameters: Parameters, prepared: Prepared) -> Whitened:

@@ -49,7 +49,7 @@ class Grouped:
         centre: Tensor | None,
         budget: int,
     ) -> None:
-        self._prepared, self._family = prepare(parameters, x.dtype), parameters.family
+        self._prepared, self._family = prepare(parameters, x), parameters.family
         self._screen, self._about, self._budget = screen, centre, budget
         self._k, self._d = parameters.means.shape
         self._nats = nats_of(x.dtype, self._k)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..covariance import Family, as_family
+from ..exact import exact, exact_device
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import as_kernel, soft_assign
@@ -34,7 +35,7 @@ def score(moments: Moments, parameters: Parameters) -> tuple[Tensor, Tensor, Ten
     Returns:
         By the logits, the means and the unconstrained scale, in their shapes.
     """
-    exact = parameters.to(torch.float64)
+    exact = parameters.exact()
     family = exact.family
     inverse, transposed = _inverses(family, family.whitener(exact.scale))
     by_logits = moments.weight - exact.log_weights.exp() * moments.rows.unsqueeze(-1)
@@ -90,8 +91,8 @@ def backward_of(
         if moments is None:
             return by_rows, logits.new_empty(0), means.new_empty(0), scale.new_empty(0)
         gradients = score(moments, p)
-    own = (logits, means, scale)
-    by = [t.to(like.dtype).contiguous() for t, like in zip(gradients, own, strict=True)]
+    pairs = zip(gradients, (logits, means, scale), strict=True)
+    by = [t.to(like.device, like.dtype).contiguous() for t, like in pairs]
     return by_rows, by[0], by[1], by[2]
 
 
@@ -167,19 +168,19 @@ def _any_sign(
 
     Rows: `-g_n sum_k r_nk L_k^-T z_nk`, in the shape of `x`.
     """
-    family, prepared = p.family, prepare(p, x.dtype)
+    family, prepared = p.family, prepare(p, x)
     # as `whiten` takes it, which multiplies rows from the right
     back = (prepared.whitener.mT if family.n_axes == 2 else prepared.whitener).contiguous()
     over = tuple(range(len(p.batch_shape) + 1)) if x.dim() == 2 else (-3,)
     by_rows = x.new_empty(x.shape) if of_rows else x.new_empty(0)
-    weight = first = second = torch.zeros((), dtype=torch.float64, device=x.device)
+    weight = first = second = torch.zeros((), dtype=torch.float64, device=exact_device(x.device))
     for rows, seen, buffer in Dense()._chunks(x, p, prepared):
         r, _ = soft_assign(_joint(seen, prepared.log_norm, out=buffer))
         r.mul_(g[..., rows].unsqueeze(-2))
         if of_parameters:
-            weight = weight + r.sum(-1).double()
-            first = first + (r.unsqueeze(-2) @ seen.z).squeeze(-2).double()
-            second = second + family.scatter(seen, r).double()
+            weight = weight + exact(r.sum(-1))
+            first = first + exact((r.unsqueeze(-2) @ seen.z).squeeze(-2))
+            second = second + exact(family.scatter(seen, r))
         if of_rows:
             pulled = seen.z.mul_(r.unsqueeze(-1))
             if family.tied:
@@ -189,12 +190,12 @@ def _any_sign(
             by_rows[..., rows, :] = pulled.sum(over).neg_()
     if not of_parameters:
         return by_rows, None
-    exact = p.to(torch.float64)
-    factor = family.factor(exact.scale)
+    own = p.exact()
+    factor = family.factor(own.scale)
     first, second = family.colour(first, factor), family.colour_second(second, factor)
-    total = g.double().sum(-1)
+    total = exact(g).sum(-1)
     nothing = torch.zeros_like(total)
-    return by_rows, Moments(weight, first, second, nothing, total, exact.means)
+    return by_rows, Moments(weight, first, second, nothing, total, own.means)
 
 
 def _inverses(family: Family, whitener: Tensor) -> tuple[Tensor, Tensor]:

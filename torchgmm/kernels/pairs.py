@@ -34,15 +34,15 @@ class Pairs:
 
     Args:
         parameters: of one mixture whose components have covariances of their own.
-        dtype: of the rows.
+        x: rows, whose dtype and device count.
         centre: `(K, D)`, whitened moments are about it; about the means if None.
     """
 
-    def __init__(self, parameters: Parameters, dtype: torch.dtype, centre: Tensor | None) -> None:
-        self._prepared = prepare(parameters, dtype)
+    def __init__(self, parameters: Parameters, x: Tensor, centre: Tensor | None) -> None:
+        self._prepared = prepare(parameters, x)
         self._family = parameters.family
         self._k, self._d = parameters.means.shape
-        self._nats = nats_of(dtype, self._k)
+        self._nats = nats_of(x.dtype, self._k)
         self._about = centre
         like = self._prepared.log_norm
         self._buffers = [like.new_empty(0), like.new_empty(0), like.new_empty(0)]

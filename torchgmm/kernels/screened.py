@@ -97,7 +97,7 @@ class Screened(Kernel):
             return self._grouped(x, w, parameters, screen, plan)
 
         def moments(centre: Tensor | None) -> Moments:
-            pairs = Pairs(parameters, x.dtype, centre)
+            pairs = Pairs(parameters, x, centre)
             chooser = _Chooser(screen, plan, x, self.bytes_for(x))
             for start in range(0, len(x), chooser.rows):
                 part = slice(start, start + chooser.rows)

@@ -81,7 +81,7 @@ class Launcher:
         self._tiles = axes_tiles(self._k, self._d)
         if self._matrix:
             self._tiles = matrix_tiles(self._d, like.dtype)
-        made: Prepared = prepare(p, like.dtype)
+        made: Prepared = prepare(p, like)
         flat = (self._batch, self._k, self._d)
         self._centre = made.centre.reshape(flat).contiguous()
         self._shift = made.shift

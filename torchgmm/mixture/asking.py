@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
+from ..exact import exact_device
 from ..kernels import as_kernel, full_precision, is_traced, retried
 from ..kernels.turns import turns
 from ..parameters import Parameters
@@ -28,12 +29,11 @@ def asked_rows(mixture: MixtureTensors, x: Any) -> Tensor:
         NotSizedError: the mixture does not know its number of features.
     """
     mixture.require_size("log_prob")
-    checks.check_device(mixture.device)
     rows = as_tensor(x)
     n_batch = len(mixture.batch_shape)
     checks.check_rows(tuple(rows.shape), mixture.n_features, n_batch, none=True)
     checks.check_leading(tuple(rows.shape), mixture.batch_shape)
-    dtype = checks.compute_dtype(rows.dtype, mixture.dtype)
+    dtype = checks.compute_dtype(rows.dtype, mixture.dtype, mixture.device)
     if rows.device != mixture.device and rows.device.type != "cpu":
         raise InputError(f"rows are on {rows.device}, the mixture on {mixture.device}: move one")
     if not is_traced():
@@ -54,7 +54,7 @@ def weighted_rows(mixture: MixtureTensors, x: Any, weights: Any) -> tuple[Tensor
         return _weighted_each(mixture, rows, as_tensor(weights))
     w = checks.check_weights(weights, rows.shape[-2])
     kept = (w > 0).to(rows.device)
-    return asked_rows(mixture, rows[..., kept, :]), w[w > 0].to(mixture.device)
+    return asked_rows(mixture, rows[..., kept, :]), w[w > 0].to(exact_device(mixture.device))
 
 
 def _weighted_each(mixture: MixtureTensors, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ def _weighted_each(mixture: MixtureTensors, rows: Tensor, weights: Tensor) -> tu
     if not bool((w.sum(-1) > 0).all()):
         raise InputError("all weights of a mixture of the batch are zero")
     there = (w > 0).unsqueeze(-1).to(rows.device)
-    return asked_rows(mixture, torch.where(there, rows, 0)), w.to(mixture.device)
+    return asked_rows(mixture, torch.where(there, rows, 0)), w.to(exact_device(mixture.device))
 
 
 def tracks(mixture: MixtureTensors, rows: Tensor) -> bool:

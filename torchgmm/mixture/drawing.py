@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..exact import reachable
 from ..parameters import Parameters
 from .implicit import follow
 from .tensors import MixtureTensors
@@ -155,7 +156,8 @@ def draw(
         (len(weights), count, d), dtype=weights.dtype, device=weights.device, generator=generator
     )
     heads = family.heads(k)
-    factor = family.factor(parameters.scale)
+    # which may take a matrix to be solved: devices without float64 are poor at that, too
+    factor = family.factor(reachable(parameters.scale)).to(noise.device)
     factor = factor.reshape(-1, heads, *factor.shape[len(parameters.batch_shape) + 1 :])
     means = parameters.means.reshape(-1, k, d)
     for b in range(len(weights)):

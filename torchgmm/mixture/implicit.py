@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from ..exact import reachable
 from ..kernels.base import chunk_rows
 from ..parameters import Parameters
 
@@ -35,7 +36,7 @@ def follow(x: Tensor, parameters: Parameters) -> Tensor:
     The backward pass costs about as much as three passes over the rows and holds memory for a
     chunk of them. It cannot be differentiated again.
     """
-    p = parameters.unstructured()
+    p = parameters.map(reachable).unstructured()
     moved: Tensor = _Implicit.apply(x, p.logits, p.means, p.scale, p.family)  # type: ignore[no-untyped-call]
     return moved
 
@@ -55,7 +56,8 @@ class _Implicit(torch.autograd.Function):
         x, logits, means, scale = ctx.saved_tensors
         tensors = (logits, means, scale)
         gradients = _pulled_back(x, gradient, Parameters(logits, means, scale, ctx.family))
-        return None, *(g.to(t.dtype) for g, t in zip(gradients, tensors, strict=True)), None
+        by = (g.to(t.device, t.dtype) for g, t in zip(gradients, tensors, strict=True))
+        return None, *by, None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class _Sums:
 
 def _pulled_back(x: Tensor, gradient: Tensor, parameters: Parameters) -> tuple[Tensor, ...]:
     """Gradients in logits, means and scale, float64."""
-    exact = parameters.map(lambda t: t.detach().to(torch.float64))
+    exact = parameters.map(torch.Tensor.detach).exact()
+    x, gradient = reachable(x), reachable(gradient)
     whitener = exact.family.whitener(exact.scale)
     count = math.prod(exact.logits.shape)
     size = chunk_rows(count, exact.n_features, x.dtype, _BUDGET)

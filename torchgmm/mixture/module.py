@@ -164,9 +164,9 @@ class GaussianMixture(Drawing):
                 reads its share of such a source.
             weights: as in `fit`.
         """
-        return totals(self, x, weights).mean
+        return totals(self, x, weights).mean.to(self.device)
 
-    # choice of model: the same rows -------------------------------------------------------------
+    # choice of model: the same rows; in float64, on the CPU where the device has none -----------
 
     def bic(self, x: Any, weights: Any = None) -> Tensor:
         """Bayesian information criterion, `-2 log L + p log N`; lower is better (Schwarz 1978)."""

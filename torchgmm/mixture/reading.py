@@ -35,7 +35,8 @@ def rows_of(mixture: GaussianMixture, data: Any, weights: Any = None) -> Checked
         )
     source = spread(as_source(data, weights), current())
     checks.check_rows((1, source.n_features), mixture.n_features)
-    return Checked(source, checks.compute_dtype(source.dtype, mixture.dtype), mixture.device)
+    dtype = checks.compute_dtype(source.dtype, mixture.dtype, mixture.device)
+    return Checked(source, dtype, mixture.device)
 
 
 def check_replay(source: Source, why: str) -> None:

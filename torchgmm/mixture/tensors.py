@@ -14,6 +14,7 @@ from .. import checks
 from ..covariance import Family, as_family
 from ..data import arrays
 from ..errors import InputError, NotSizedError
+from ..exact import exact_device
 from ..parameters import Parameters, without_absent
 from .foreign import distribution_of, parameters_of
 
@@ -177,9 +178,14 @@ class MixtureTensors(nn.Module):
                     tensor.zero_()
 
     def as_parameters(self, dtype: torch.dtype | None = None) -> Parameters:
-        """The three tensors as a value, still attached to autograd."""
+        """The three tensors as a value, still attached to autograd.
+
+        In float64 they are on the CPU where the mixture's device has none.
+        """
         self.require_size("as_parameters")
         own = Parameters(self.logits, self.means, self.scale, self.family)
+        if dtype == torch.float64:
+            return own.exact()
         return own if dtype is None else own.to(dtype)
 
     @torch.no_grad()
@@ -240,7 +246,8 @@ class MixtureTensors(nn.Module):
         d = self.means.shape[-1]
         free = self.family.n_parameters
         cost = [k - 1 + k * d + free(k, d) for k in range(self.n_components + 1)]
-        return torch.tensor(cost, device=self.device)[present]
+        place = exact_device(self.device)
+        return torch.tensor(cost, device=place)[present.to(place)]
 
     # batches of mixtures ------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..exact import exact, exact_device
 from .asking import by_chunk, weighted_rows
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["Totals", "assignment_entropy", "totals"]
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over rows, in float64, of each mixture of a batch.
+    """Sums over rows, in float64, of each mixture of a batch; where float64 is.
 
     Attributes:
         log_likelihood: `(*B,)`, nats.
@@ -65,7 +66,7 @@ def totals(mixture: GaussianMixture, x: Any, weights: Any, *, entropy: bool = Fa
         found = _sums(mixture, block.x, block.w, entropy)
         sums = [total + float(part) for total, part in zip(sums, found, strict=True)]
     level, doubt, weight = torch.tensor(
-        source.group.total(*sums), dtype=torch.float64, device=mixture.device
+        source.group.total(*sums), dtype=torch.float64, device=exact_device(mixture.device)
     )
     return Totals(level, doubt, weight, source.dtype)
 
@@ -83,13 +84,13 @@ def _sums(
     mixture: GaussianMixture, x: Tensor, w: Tensor | None, entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     if entropy:
-        log_prob, doubt = by_chunk(mixture, x, _judged, (2,)).double().unbind(-1)
+        log_prob, doubt = exact(by_chunk(mixture, x, _judged, (2,))).unbind(-1)
     else:
-        log_prob = mixture.log_prob(x).double()
+        log_prob = exact(mixture.log_prob(x))
         doubt = torch.zeros_like(log_prob)
     if w is None:
         return log_prob.sum(-1), doubt.sum(-1), log_prob.new_full((), x.shape[-2])
-    w = w.double()
+    w = exact(w)
     return (log_prob * w).sum(-1), (doubt * w).sum(-1), w.sum(-1)
 
 

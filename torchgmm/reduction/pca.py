@@ -92,6 +92,7 @@ class PCA(Projection):
         """
         source = spread(as_source(data, weights), current())
         first = source.first().x
+        checks.check_device(first.device)
         dtype = checks.compute_dtype(source.dtype, torch.float32)
         checked = Checked(source, dtype, first.device)
         family = as_family("full")

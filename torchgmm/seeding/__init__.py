@@ -6,6 +6,7 @@ from .base import Seeding, child
 from .door import as_seeding
 from .given import Labels, Start
 from .methods import KMeans, KMeansPlusPlus, RandomResponsibilities, RandomRows
+from .near import brought, near
 from .sums import first_parameters, maximum, nearest_sums
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "Seeding",
     "Start",
     "as_seeding",
+    "brought",
     "child",
     "first_parameters",
     "maximum",
+    "near",
     "nearest_sums",
 ]

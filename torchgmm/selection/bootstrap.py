@@ -19,6 +19,7 @@ from ..covariance import Family, Floor, as_family, check_floor
 from ..data import Checked, as_source
 from ..data.base import join
 from ..errors import InputError
+from ..exact import exact_device
 from ..mixture import GaussianMixture
 from .replicates import Fits
 
@@ -144,7 +145,8 @@ def bootstrap_test(
 def _in_memory(data: Any, device: Any) -> Tensor:
     """All rows, `(N, D)` float64."""
     source = as_source(data)
-    blocks = list(Checked(source, torch.float64, checks.place_of(data, device)).blocks())
+    place = exact_device(checks.place_of(data, device))
+    blocks = list(Checked(source, torch.float64, place).blocks())
     if not blocks:
         raise InputError("the source gave no rows")
     if any(block.w is not None for block in blocks):

@@ -9,6 +9,7 @@ import torch
 
 from ..data import Source
 from ..errors import InputError
+from ..exact import exact
 from ..kernels import as_kernel
 from ..parameters import Parameters
 
@@ -54,9 +55,9 @@ def evidence(source: Source, parameters: Parameters, kernel: str = "auto") -> Ev
             log_prob = joint.logsumexp(-2)
             log_r = joint - log_prob
             least = torch.finfo(log_r.dtype).min
-            own = -(log_r.exp() * log_r.clamp_min(least)).sum(-2).double()
-            w = torch.ones_like(own) if block.w is None else block.w[part].double()
-            log_likelihood += float(log_prob.double() @ w)
+            own = exact(-(log_r.exp() * log_r.clamp_min(least)).sum(-2))
+            w = torch.ones_like(own) if block.w is None else exact(block.w[part])
+            log_likelihood += float(exact(log_prob) @ w)
             entropy += float(own @ w)
             rows += float(w.sum())
     log_likelihood, entropy, rows = source.group.total(log_likelihood, entropy, rows)

@@ -19,7 +19,7 @@ from ..fitting import EM, FitResult, Method, Status, Stop, Tolerance, climbed, f
 from ..mixture import GaussianMixture
 from ..mixture.reading import check_replay
 from ..parameters import Parameters, stacked
-from ..seeding import Seeding
+from ..seeding import Seeding, brought, near
 from .criteria import CRITERIA, Evidence, evidence, n_parameters
 from .parts import Part
 from .result import Candidate
@@ -51,11 +51,13 @@ class Search:
 
     def checked(self, source: Source) -> Checked:
         rows = spread(source, self.group)
-        return Checked(rows, checks.compute_dtype(rows.dtype, self.dtype), self.device)
+        dtype = checks.compute_dtype(rows.dtype, self.dtype, self.device)
+        return Checked(rows, dtype, self.device)
 
     def sample(self, most: int) -> Sample:
         size = max(_SAMPLE, 256 * most)
-        return Sample(self.checked(self.source).sample(size, self.generator), self.generator)
+        some = self.checked(self.source).sample(size, self.generator)
+        return Sample(brought(some), self.generator)
 
     def candidate(self, k: int, family: Family, sample: Sample, chains: Chains) -> Candidate:
         """Fit and judge one; what cannot be fitted says why."""
@@ -146,7 +148,8 @@ class Search:
         for number, start in enumerate(starts):
             try:
                 if together:
-                    found = start(checked, k, family, floor, self.generator)
+                    seeding = near(start, self.device)
+                    found = seeding(checked, k, family, floor, self.generator)
                     begun.append((number, found))
                     ends.append("")
                 else:
@@ -176,7 +179,8 @@ class Search:
     def final(self, chosen: Candidate) -> GaussianMixture:
         """The mixture of the candidate; where rows were held out it is fitted to all of them."""
         assert chosen.parameters is not None
-        mixture = GaussianMixture.from_parameters(chosen.parameters, dtype=self.dtype)
+        found = chosen.parameters.to(self.dtype, self.device)
+        mixture = GaussianMixture.from_parameters(found)
         if not CRITERIA[self.criterion]:
             self._run(self.source, mixture, chosen.parameters)
         return mixture
@@ -190,6 +194,6 @@ def opened(data: Any, weights: Any, device: Any, generator: torch.Generator | in
     drawn = group.same_generator(checks.as_generator(generator))
     place = checks.place_of(data, device)
     rows = spread(source, group)  # a process that has none of its own learns their width
-    dtype = checks.compute_dtype(rows.dtype, torch.float32)
+    dtype = checks.compute_dtype(rows.dtype, torch.float32, place)
     cut = int(torch.randint(2**62, (), generator=drawn))
     return Search(source, rows.n_features, dtype, place, drawn, cut=cut, group=group)
