@@ -13,7 +13,7 @@ from .. import checks
 from ..collective import ALONE, Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
-from ..kernels import full_precision
+from ..kernels import by_columns, full_precision
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, Start, as_seeding, child
@@ -232,7 +232,9 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, fe
             f"{source.n_rows} row(s) cannot be fitted with n_components={mixture.n_components}: "
             "give more rows or fewer components"
         )
-    return Checked(source, checks.compute_dtype(source.dtype, mixture.dtype), mixture.device)
+    dtype = checks.compute_dtype(source.dtype, mixture.dtype)
+    columns = by_columns(source.n_features, mixture.family)
+    return Checked(source, dtype, mixture.device, by_columns=columns)
 
 
 def _seeding(init: Any, mixture: GaussianMixture, group: Group) -> Seeding:
