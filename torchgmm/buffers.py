@@ -79,9 +79,10 @@ def _returned(spare: list[_Memory]) -> Callable[[_Memory], None]:
 _ROOM = Buffers()
 
 
-def room(count: int, like: Tensor) -> Tensor:
-    """Room for so many numbers `(count,)`, in the dtype and on the device of `like`."""
-    if like.device.type != "cpu" or count * like.itemsize < _SMALL:
-        return like.new_empty(count)
-    flat = torch.from_numpy(_ROOM.empty((count * like.itemsize,), np.dtype(np.uint8)))
-    return flat.view(like.dtype)
+def room(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Room for numbers of this shape, in the dtype and on the device of `like`."""
+    size = math.prod(shape) * like.itemsize
+    if like.device.type != "cpu" or size < _SMALL:
+        return like.new_empty(shape)
+    flat = torch.from_numpy(_ROOM.empty((size,), np.dtype(np.uint8)))
+    return flat.view(like.dtype).view(shape)

@@ -201,7 +201,7 @@ def _sums(
         rows, values = (t[:, part] if _shared(t, theta) else t[sets, part] for t in (table, summed))
         own = theta[sets]
         if space is None:  # of the first tile, the largest
-            space = room(len(own) * k * rows.shape[1], table)
+            space = room((len(own) * k * rows.shape[1],), table)
         distances = _matmul(own, rows.mT, space)
         member = belong(distances, distances.amin(-2, keepdim=True))
         sums[sets].add_(_matmul(member, values).double())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,8 @@ class Moments:
         for name in _FIELDS[:-1]:
             own = getattr(self, name)
             own[index] += getattr(other, name)
+        for known in ("present", "mean"):
+            self.__dict__.pop(known, None)
         return self
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Moments:
@@ -81,6 +84,16 @@ class Moments:
         if len(parts) == 1:
             return parts[0]
         return Moments(*(torch.cat([getattr(m, name) for m in parts]) for name in _FIELDS))
+
+    @functools.cached_property
+    def present(self) -> Tensor:
+        """The weight, and a tiny one where there is none, to divide by, `(*B, K)`."""
+        return self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
+
+    @functools.cached_property
+    def mean(self) -> Tensor:
+        """The components' own means about the frame, `(*B, K, D)`; 0 where there is no weight."""
+        return self.first / self.present.unsqueeze(-1)
 
     @property
     def mean_log_prob(self) -> Tensor:

@@ -100,10 +100,15 @@ class Parameters:
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> Parameters:
         """The same mixture in another dtype or on another device."""
+        own = self.means
+        if dtype in (None, own.dtype) and device in (None, own.device):
+            return self
         return self.map(lambda t: t.to(device=device, dtype=dtype))
 
     def exact(self) -> Parameters:
         """The same mixture in float64, on the CPU where its device has none."""
+        if self.means.dtype == torch.float64:
+            return self
         return self.map(lambda t: reachable(t).to(torch.float64))
 
     def unstructured(self) -> Parameters:
@@ -265,9 +270,8 @@ def from_moments(
     Returns:
         The parameters and a mask `(*B, H)` of covariances that have no spread and no floor.
     """
-    tiny = torch.finfo(moments.weight.dtype).tiny
-    n = moments.weight.clamp_min(tiny)
-    means = moments.frame + moments.first / n.unsqueeze(-1)
+    means = moments.frame + moments.mean
+    n = moments.present
     logits = n.log() - n.sum(-1, keepdim=True).log()
     floor = floor_of(floor, moments, family)
     last = None if before is None else before.scale.to(moments.second.dtype)

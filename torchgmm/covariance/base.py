@@ -221,12 +221,11 @@ class Family(ABC):
 
     def within(self, moments: Moments) -> Tensor:
         """Summed second moments about the components' own means, `(*B, H, ...)`."""
-        n = moments.weight.clamp_min(torch.finfo(moments.weight.dtype).tiny)
-        return moments.second - self.outer(moments.first, moments.first / n.unsqueeze(-1))
+        return moments.second - self.outer(moments.first, moments.mean)
 
     def central(self, moments: Moments) -> Tensor:
         """Mean second moments about the components' own means, before a floor."""
-        n = self.pool(moments.weight, 0).clamp_min(torch.finfo(moments.weight.dtype).tiny)
+        n = self.pool(moments.present, 0)
         return self.within(moments) / n.reshape(*n.shape, *[1] * self.n_axes)
 
     def pooled(self, moments: Moments) -> Tensor:

@@ -101,6 +101,8 @@ class _Matrix(Family):
         self, d: Tensor, whitener: Tensor, shift: Tensor | None, out: Tensor | None
     ) -> Tensor:
         size = d.shape[-1]
+        if d.dim() == 3 and not self.tied:
+            return _product(d, whitener, out, shift)
         inverse = whitener.reshape(-1, size, size)
         rows = d.reshape(inverse.shape[0], -1, size)  # tied: K joins the rows of one product
         into = None if out is None else out.view(rows.shape)
@@ -110,18 +112,18 @@ class _Matrix(Family):
         return _product(rows, inverse, into, shift.reshape(-1, 1, size)).view(d.shape)
 
     def scatter(self, seen: Whitened, r: Tensor) -> Tensor:
-        size = seen.z.shape[-1]
-        heads = (*r.shape[:-2], self.heads(r.shape[-2]))
-        weighted = torch.mul(seen.z, r.unsqueeze(-1), out=seen.squares)
-        left = weighted.view(*heads, -1, size)
-        return left.mT @ seen.z.view(*heads, -1, size)
+        z, weighted = seen.z, torch.mul(seen.z, r.unsqueeze(-1), out=seen.squares)
+        if self.tied or z.dim() > 3:
+            shape = (*r.shape[:-2], self.heads(r.shape[-2]), -1, z.shape[-1])
+            z, weighted = z.view(shape), weighted.view(shape)
+        return linalg.product(weighted.mT, z)
 
     def colour(self, whitened: Tensor, factor: Tensor) -> Tensor:
         # whitened (*B, K, D), factor (*B, H, D, D)
-        return (factor @ whitened.unsqueeze(-1)).squeeze(-1)
+        return linalg.product(factor, whitened.unsqueeze(-1)).squeeze(-1)
 
     def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
-        return factor @ whitened @ factor.mT
+        return linalg.product(linalg.product(factor, whitened), factor.mT)
 
     def packed(self, second: Tensor) -> Tensor:
         rows, columns = _lower(second.shape[-1], second.device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -12,6 +14,9 @@ from .base import Block, Source
 from .prefetch import ahead, sent
 
 __all__ = ["Checked"]
+
+# Rows in memory that are kept as the computation reads them: so much is no second copy to speak of.
+_KEPT_BYTES = 16 * 2**20
 
 
 class Checked(Source):
@@ -22,9 +27,23 @@ class Checked(Source):
     and sent by a thread of their own, if it has a core to itself; so are rows in memory on their
     way to a GPU. Blocks are numbered as the source gives them, so that a reader finds its place
     again though blocks without a row of positive weight are left out.
+
+    Args:
+        source: the rows.
+        dtype: of the computation.
+        device: of the computation.
+        by_columns: whether few rows in memory are turned once and kept, feature by feature, for
+            all passes.
     """
 
-    def __init__(self, source: Source, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        source: Source,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        by_columns: bool = False,
+    ) -> None:
         self._source = source
         self._device = device
         self._clean = False
@@ -34,13 +53,23 @@ class Checked(Source):
         self.stable, self.reads = source.stable, source.reads
         self.on_host = source.on_host
         self.own, self.group = source.own, source.group
+        rows = math.inf if source.reads or source.n_rows is None else source.n_rows
+        small = rows * self.n_features * dtype.itemsize <= _KEPT_BYTES
+        self._keeps = by_columns and small and source.stable and source.replayable
+        self._kept: Block | None = None
 
     @property
     def row_bytes(self) -> int:
         return self._source.row_bytes
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
-        yield from self._delivered(self._source.blocks(skip=skip), skip)
+        if self._kept is not None and skip == 0:
+            yield self._kept
+            return
+        for block in self._delivered(self._source.blocks(skip=skip), skip):
+            if self._keeps and len(block.x) == self.n_rows:
+                block = self._kept = replace(block, x=block.x.mT.contiguous().mT)
+            yield block
         self._clean = self._clean or skip == 0
 
     def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:

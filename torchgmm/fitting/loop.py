@@ -14,7 +14,7 @@ from ..collective import ALONE, Group, current, together
 from ..data import Checked, as_source, spread
 from ..errors import ConvergenceWarning, InputError
 from ..exact import exact_device, has_float64
-from ..kernels import as_kernel, full_precision
+from ..kernels import as_kernel, by_columns, full_precision
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, Start, as_seeding, child, near
@@ -244,7 +244,8 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, fe
             "give more rows or fewer components"
         )
     dtype = checks.compute_dtype(source.dtype, mixture.dtype, mixture.device)
-    return Checked(source, dtype, mixture.device)
+    columns = by_columns(source.n_features, mixture.family)
+    return Checked(source, dtype, mixture.device, by_columns=columns)
 
 
 def _seeding(init: Any, mixture: GaussianMixture, group: Group) -> Seeding:

@@ -37,12 +37,14 @@ class MStep:
         collapsed: mask `(*B, K)` of those that have nothing but the floor for a covariance.
         failed: mask `(*B,)` of the mixtures of a batch that have a covariance without spread and
             no floor: their numbers mean nothing.
+        sound: whether nothing was replaced and nothing collapsed, as far as anybody looked.
     """
 
     parameters: Parameters
     rescued: Tensor
     collapsed: Tensor
     failed: Tensor | None = None
+    sound: bool = False
 
     @property
     def n_rescued(self) -> Any:
@@ -89,8 +91,8 @@ def m_step(
         moments = _as_before(moments, before, held)
         central = family.central(moments)
     after, hopeless = maximised(group, moments, before, least, central)
-    if held is None and not holds((empty | collapsed).any() | hopeless.any()):
-        return MStep(after, empty, collapsed)  # as a rule, and with one look at the numbers
+    if held is None and not holds(torch.cat([empty, collapsed, hopeless], -1).any()):
+        return MStep(after, empty, collapsed, sound=True)  # as a rule, and with one look
     kept = empty if held is None else empty | held
     if holds(kept.any()):
         after, hopeless = _keep(kept, before, after, hopeless)
@@ -118,9 +120,8 @@ def _as_before(moments: Moments, before: Parameters, held: Tensor) -> Moments:
     """With the last covariances of the held components for what few rows say of theirs."""
     family, n = before.family, moments.weight
     unit = family.unit_second(n, before.n_features)
-    mean = moments.first / n.clamp_min(_TINY).unsqueeze(-1)
     last = family.colour_second(unit, family.factor(before.scale.to(n.dtype)))
-    last = last + family.outer(moments.first, mean)
+    last = last + family.outer(moments.first, moments.mean)
     mask = held.reshape(*held.shape, *[1] * family.n_axes)
     return replace(moments, second=torch.where(mask, last, moments.second))
 
@@ -174,6 +175,8 @@ def without_lost(moments: Moments, before: Parameters) -> Moments:
 def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
     """What is told about a step of exact EM, of one mixture or of a batch."""
     level = moments.mean_log_prob
+    if after.sound and not level.dim() and not guessing():
+        return Step(float(level), rows, kernel=kernel)
     if not level.dim():
         counts = (after.rescued.sum().to(level), after.collapsed.sum().to(level))
         numbers = torch.stack([level, *counts])

@@ -62,8 +62,7 @@ def maximised(
     apart = not family.tied and not family.coupled and family.n_axes == 2
     if group.size == 1 or not apart or k * d**3 < _CUBIC:
         return from_moments(moments, family, floor, central, before)
-    n = moments.weight.clamp_min(torch.finfo(moments.weight.dtype).tiny)
-    means = moments.frame + moments.first / n.unsqueeze(-1)
+    n, means = moments.present, moments.frame + moments.mean
     scale, hopeless = torch.zeros_like(moments.second), torch.zeros_like(moments.weight)
     own = slice(*group.share(k))
     if own.start < own.stop:

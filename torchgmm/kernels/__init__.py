@@ -5,6 +5,7 @@ from __future__ import annotations
 from .auto import Auto
 from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
+from .costs import by_columns
 from .dense import Dense, joint_log_prob, squared_distances
 from .given import GivenSums, labelled_sums, weighted_sums
 from .memory import retried
@@ -23,6 +24,7 @@ __all__ = [
     "Screened",
     "Triton",
     "as_kernel",
+    "by_columns",
     "full_precision",
     "is_traced",
     "joint_log_prob",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..covariance import Family
 from ..parameters import Parameters
 
 __all__ = [
@@ -53,18 +54,18 @@ def dense_cost(p: Parameters, dtype: torch.dtype) -> float:
     """Every pair whitened."""
     d = p.n_features
     products = 4.0 * _quadratic_form(p) if p.family.n_axes == 2 else 0.0
-    passes = 6 * d + 8 if by_columns(p) else 2 * d + 100
+    passes = 6 * d + 8 if by_columns(d, p.family) else 2 * d + 100
     each = product(dtype) * products + passes * elementwise(dtype)
     return p.n_components * each + _PER_ROW * elementwise(dtype)
 
 
-def by_columns(p: Parameters) -> bool:
+def by_columns(n_features: int, family: Family) -> bool:
     """Whether the features are so few that `dense` has them one after the other in its buffers.
 
     Operations then run along the rows; those along two or eight numbers at a time cost two to four
     times as much.
     """
-    return p.n_features <= _FEW and p.family.reads_columns
+    return n_features <= _FEW and family.reads_columns
 
 
 def quadratic_cost(p: Parameters, dtype: torch.dtype, shared_by: int = 1) -> float:

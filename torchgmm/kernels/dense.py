@@ -14,6 +14,7 @@ from ..answers import holds
 from ..buffers import room
 from ..covariance.base import Family, Whitened
 from ..exact import all_reachable, exact, reachable
+from ..linalg import product
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, chunk_rows, register, soft_assign
@@ -29,8 +30,6 @@ __all__ = [
     "prepare",
     "squared_distances",
 ]
-
-_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -68,32 +67,40 @@ class _Workspace:
     """Buffers that are used again for every chunk."""
 
     def __init__(self, shape: tuple[int, ...], rows: int, like: Tensor, *, turned: bool) -> None:
-        self._shape = shape  # (*B, K)
-        self._d = like.shape[-1]
-        self._turned = turned
-        size = math.prod(shape) * rows * self._d
-        self._first, self._second = room(size, like), room(size, like)
-        self._flat = room(math.prod(shape) * rows, like)
+        self._rows, self._turned, d = rows, turned, like.shape[-1]
+        table = (*shape, d, rows) if turned else (*shape, rows, d)
+        n = math.prod(table)
+        both, flat = torch.split(room((2 * n + n // d,), like), [2 * n, n // d])
+        first, second = both.view(2, *table).unbind()
+        self._whole = first, second, flat.view(*shape, rows)
 
     def views(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Two `(*B, K, rows, D)` and one `(*B, K, rows)`.
 
         Contiguous; the first two feature by feature where they are turned.
         """
-        n = math.prod(self._shape) * rows
-        flat = self._flat[:n].view(*self._shape, rows)
-        both = (self._first[: n * self._d], self._second[: n * self._d])
-        if self._turned:
-            first, second = (t.view(*self._shape, self._d, rows).mT for t in both)
-        else:
-            first, second = (t.view(*self._shape, rows, self._d) for t in both)
-        return first, second, flat
+        first, second, flat = self._whole
+        if rows < self._rows:
+            axis = -1 if self._turned else -2
+            first, second = _shortened(first, axis, rows), _shortened(second, axis, rows)
+            flat = _shortened(flat, -1, rows)
+        return (first.mT, second.mT, flat) if self._turned else (first, second, flat)
+
+
+def _shortened(space: Tensor, axis: int, rows: int) -> Tensor:
+    """The first part of a buffer, with so many rows along the axis."""
+    shape = list(space.shape)
+    shape[axis] = rows
+    return space.flatten()[: math.prod(shape)].view(shape)
 
 
 def _joint(seen: Whitened, log_norm: Tensor, out: Tensor | None = None) -> Tensor:
     # The clamp keeps a row at an absurd distance finite, so that -inf - -inf never makes a NaN.
+    # In place where the answer overwrites what was squared anyway.
     limit = torch.finfo(log_norm.dtype).max / 8
-    return torch.add(log_norm, seen.mahalanobis.clamp(max=limit), alpha=-0.5, out=out)
+    near = seen.mahalanobis
+    near = near.clamp(max=limit) if out is None else near.clamp_(max=limit)
+    return torch.add(log_norm, near, alpha=-0.5, out=out)
 
 
 def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
@@ -103,15 +110,14 @@ def _cancels(seen: Moments, family: Family, dtype: torch.dtype) -> bool:
     Components with too few rows for a covariance have no spread that could be spoilt.
     """
     d = seen.first.shape[-1]
-    n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
     most = 1 + 1e5 * torch.finfo(dtype).eps
     second = family.diagonal(seen.second)
-    distance = family.squares(seen.first, seen.first / n)
+    distance = family.squares(seen.first, seen.mean)
     if not holds((distance * most > second).any()):
         return False  # as nearly always
-    present = n >= family.min_rows(d)
-    first = torch.where(present, seen.first, 0)
-    distance = family.squares(first, first / n)
+    present = (seen.weight >= family.min_rows(d)).unsqueeze(-1)
+    first, mean = (torch.where(present, t, 0) for t in (seen.first, seen.mean))
+    distance = family.squares(first, mean)
     # a constant column at rest is no such case
     least = 1e-6 * family.diagonal(family.unit_second(seen.weight, d))
     return holds(((distance * most > second) & (distance > least)).any())
@@ -126,8 +132,7 @@ def in_plain_coordinates(
     family = parameters.family
     seen = whitened_moments(None)
     if _cancels(seen, family, dtype):
-        centre = (seen.first / seen.weight.unsqueeze(-1).clamp_min(_TINY)).to(dtype)
-        seen = family.moved(whitened_moments(centre), seen.frame)
+        seen = family.moved(whitened_moments(seen.mean.to(dtype)), seen.frame)
     exact = parameters.exact()
     factor = family.factor(exact.scale)
     return Moments(
@@ -196,7 +201,7 @@ class Dense(Kernel):
             if centre is not None:
                 seen.z.sub_(centre.to(x.device).unsqueeze(-2))
                 torch.mul(seen.z, seen.z, out=seen.squares)
-            first = (r.unsqueeze(-2) @ seen.z).squeeze(-2)
+            first = product(r.unsqueeze(-2), seen.z).squeeze(-2)
             found = all_reachable((r.sum(-1), first, family.scatter(seen, r)))
             part = [t.double() for t in found]
             part.append(reachable(row_log_prob).sum(-1, dtype=torch.float64))
@@ -211,12 +216,12 @@ class Dense(Kernel):
         shape = (*parameters.batch_shape, parameters.n_components)
         n_rows = x.shape[-2]
         rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.bytes_for(x)))
-        turned = by_columns(parameters)
+        turned = by_columns(parameters.n_features, parameters.family)
         space = _Workspace(shape, rows, x, turned=turned)
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))
             d, z, flat = space.views(part.stop - start)
-            chunk = x[..., part, :]  # read K times
+            chunk = x if rows == n_rows else x[..., part, :]  # read K times
             chunk = chunk.mT.contiguous().mT if turned else chunk.contiguous()
             torch.sub(chunk.unsqueeze(-3), prepared.centre, out=d)
             parameters.family.whiten(d, prepared.whitener, prepared.shift, z)

@@ -46,7 +46,7 @@ class Layout(ABC):
 
     def buffer(self, width: int) -> Tensor:
         """Room for `width` numbers per row."""
-        return room(math.prod(self._batch) * self._most * width, self._like)
+        return room((math.prod(self._batch) * self._most * width,), self._like)
 
     def part(self, buffer: Tensor, *shape: int) -> Tensor:
         """The beginning of a buffer as `(*B, *shape)`."""

@@ -58,7 +58,6 @@ class _Limits:
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
 _MOST_ROWS = 65_536  # past which nothing is gained
-_TINY = torch.finfo(torch.float64).tiny
 # variances of constant columns: rounding, where a floor is all there is to see
 _AT_REST = 1e-30
 
@@ -173,7 +172,7 @@ class _Chunks:
         like = torch.empty(0, dtype=dtype, device=x.device)
         self.layout: Any = features.layout(self._rows, like)
         self.layout.precision = precision
-        self._joint = room(math.prod(self._shape) * self._rows, like)
+        self._joint = room((math.prod(self._shape) * self._rows,), like)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Slices of the rows, and `log pi_k N(x_n; k)` but for what all components share."""
@@ -301,8 +300,8 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     """The same for the rows as they turned out to lie about the centre, `seen`."""
     family = features.family
     present = seen.weight >= family.min_rows(features.d)
-    n = seen.weight.clamp_min(_TINY).unsqueeze(-1)
-    about, mean = family.diagonal(seen.second), seen.first / n
+    n = seen.present.unsqueeze(-1)
+    about, mean = family.diagonal(seen.second), seen.mean
     left = about - family.squares(seen.first, mean)
     # of a component that shares its covariance no more is known than its mean
     if family.tied:
