@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .covariance import as_family
 from .errors import InputError, MissingExtraError, StoreError
+from .exact import exact_device, has_float64
 from .mixture import GaussianMixture
 from .parameters import Parameters
 
@@ -64,12 +65,13 @@ def load(
     Args:
         path: the file.
         device: where the tensors go.
-        dtype: theirs; the file's if not given.
+        dtype: theirs; the file's if not given, and float32 on a device without float64.
 
     Raises:
         StoreError: no such file, a damaged one, one of another program or of a later version.
     """
-    metadata, tensors = read_tensors(Path(path), str(device), FORMAT, VERSION)
+    place = torch.device(device)
+    metadata, tensors = read_tensors(Path(path), str(exact_device(place)), FORMAT, VERSION)
     try:
         family = as_family(metadata["covariance"])
         batch = tuple(json.loads(metadata["batch_shape"]))
@@ -88,6 +90,8 @@ def load(
     parameters = Parameters(tensors["logits"], tensors["means"], tensors["scale"], family)
     if not _is_sound(parameters):
         raise StoreError(f"{path} is damaged: it holds NaN or infinite values")
+    if not has_float64(place):
+        parameters = parameters.to(dtype or torch.float32).to(device=place)
     try:
         return GaussianMixture.from_parameters(parameters, dtype=dtype)
     except InputError as error:

@@ -9,11 +9,13 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from torchgmm import exact
 from torchgmm.data import Checked
+from torchgmm.mixture.tensors import MixtureTensors
 
 # the one device beside the CPU that every build of torch has, and autograd takes part in
 THERE = torch.device("meta")
@@ -132,7 +134,9 @@ def here(x):
 def placed(mixture):
     """A copy of the mixture on the device; `.to` makes tensors of no subclass."""
     copied = copy.copy(mixture)
-    copied._parameters = {n: torch.nn.Parameter(there(t)) for n, t in mixture._parameters.items()}
+    own = {n: t for n, t in mixture._parameters.items() if not is_lazy(t)}
+    placed = {n: torch.nn.Parameter(there(_held(t))) for n, t in own.items()}
+    copied._parameters = mixture._parameters | placed
     return copied
 
 
@@ -145,4 +149,24 @@ def device(monkeypatch):
         patch.setattr(exact, "_WITHOUT", {THERE.type})
         patch.setattr(Checked, "_pays_ahead", lambda self: False)  # a mode is one thread's
         patch.setattr(torch, "autocast", lambda kind, **options: autocast("cpu", **options))
+        _build_there(patch)
         yield _told
+
+
+def _build_there(patch):
+    """Mixtures can be built on the device; torch's own way makes tensors of no subclass."""
+    init, materialize = MixtureTensors.__init__, MixtureTensors.materialize
+
+    def built(self, *sizes, device=None, **options):
+        self.far = device is not None and torch.device(device) == THERE
+        init(self, *sizes, device=None if self.far else device, **options)
+        if self.far:
+            self._parameters = placed(self)._parameters
+
+    def materialized(self, n_features):
+        materialize(self, n_features)
+        if self.__dict__.get("far"):
+            self._parameters = placed(self)._parameters
+
+    patch.setattr(MixtureTensors, "__init__", built)
+    patch.setattr(MixtureTensors, "materialize", materialized)

@@ -231,7 +231,7 @@ def _length(source: Source) -> int:
 def _answers(mixture: GaussianMixture, source: Source) -> torch.dtype:
     from ..checks import compute_dtype
 
-    return compute_dtype(source.dtype, mixture.dtype)
+    return compute_dtype(source.dtype, mixture.dtype, mixture.device)
 
 
 def _written(*files: Path | None) -> list[tuple[str, str]]:

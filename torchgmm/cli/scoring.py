@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..collective import current
 from ..data import Block, Source
+from ..exact import exact
 from ..mixture import GaussianMixture
 from ..mixture.reading import rows_of
 
@@ -68,8 +69,8 @@ def score_of(
         log_prob = mixture.log_prob(block.x)
         w = torch.ones_like(log_prob) if block.w is None else block.w
         rows += len(log_prob)
-        weight += float(w.double().sum())
-        total += float((log_prob.double() * w).sum())
+        weight += float(exact(w).sum())
+        total += float((exact(log_prob) * exact(w)).sum())
         if put is not None:
             put(block.numbers(), log_prob)
     count, weight, total = current().total(rows, weight, total)

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from ..data import Checked
 from ..errors import InputError
+from ..exact import exact, exact_device
 from ..kernels import as_kernel
 from ..mixture import GaussianMixture
 from ..mixture.reading import check_replay
@@ -37,7 +38,7 @@ class Memberships:
         """Sums of nothing: `(K,)` or `(K, K)`."""
         means = self._parameters.means
         shape = [len(means)] * n_axes
-        return torch.zeros(shape, dtype=torch.float64, device=means.device)
+        return torch.zeros(shape, dtype=torch.float64, device=exact_device(means.device))
 
     def total(self, weight: float) -> float:
         """The weight of the rows of all processes, if there are any."""
@@ -50,8 +51,8 @@ class Memberships:
         kernel = as_kernel("auto")
         for block in self.source.blocks():
             for part, joint in kernel.log_joint(block.x, self._parameters):
-                r = joint.softmax(-2).double()
-                w = torch.ones_like(r[0]) if block.w is None else block.w[part].double()
+                r = exact(joint.softmax(-2))
+                w = torch.ones_like(r[0]) if block.w is None else exact(block.w[part])
                 yield r, w
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from ..checks import check_device
 from ..collective import together
 from ..errors import InputError
 from ..kernels import full_precision
@@ -61,7 +60,6 @@ def cluster(
     """
     if criterion not in CRITERIA:
         raise InputError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
-    check_device(mixture.device)
     source = rows_of(mixture, data, weights)
     with full_precision(mixture.device):
         entropy, joined, n_rows = _hierarchy(CRITERIA[criterion](Memberships(mixture, source)))

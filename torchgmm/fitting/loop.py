@@ -244,7 +244,7 @@ def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, fe
             "give more rows or fewer components"
         )
     dtype = checks.compute_dtype(source.dtype, mixture.dtype, mixture.device)
-    columns = by_columns(source.n_features, mixture.family)
+    columns = by_columns(source.n_features, mixture.family) and has_float64(mixture.device)
     return Checked(source, dtype, mixture.device, by_columns=columns)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..answers import holds
 from ..buffers import room
 from ..covariance.base import Family, Whitened
-from ..exact import all_reachable, exact, reachable
+from ..exact import all_reachable, exact, has_float64, reachable
 from ..linalg import product
 from ..moments import Moments
 from ..parameters import Parameters
@@ -216,7 +216,8 @@ class Dense(Kernel):
         shape = (*parameters.batch_shape, parameters.n_components)
         n_rows = x.shape[-2]
         rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.bytes_for(x)))
-        turned = by_columns(parameters.n_features, parameters.family)
+        # the order of a cache; and answers into strided views are where a young device errs
+        turned = by_columns(parameters.n_features, parameters.family) and has_float64(x.device)
         space = _Workspace(shape, rows, x, turned=turned)
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))

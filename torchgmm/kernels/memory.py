@@ -31,13 +31,15 @@ def chunk_budget(asked: int | None, usual: int, device: torch.device) -> int:
 
     Args:
         asked: what the caller wants; that is what it gets.
-        usual: on the CPU.
+        usual: on the CPU, where a cache is what they should fit.
         device: where the rows are.
     """
     if asked is not None:
         return min(asked, _borne.get(device, asked))
-    if device.type != "cuda":
+    if device.type == "cpu":
         return min(usual, _borne.get(device, usual))
+    if device.type != "cuda":
+        return min(_ON_GPU, _borne.get(device, _ON_GPU))
     return max(_LEAST, min(_ON_GPU, _borne.get(device, _ON_GPU), _power_of_two(free(device))))
 
 

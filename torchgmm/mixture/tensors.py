@@ -14,7 +14,7 @@ from .. import checks
 from ..covariance import Family, as_family
 from ..data import arrays
 from ..errors import InputError, NotSizedError
-from ..exact import exact_device
+from ..exact import exact_device, has_float64
 from ..parameters import Parameters, without_absent
 from .foreign import distribution_of, parameters_of
 
@@ -46,6 +46,8 @@ class MixtureTensors(nn.Module):
                 f"a mixture is held in torch.float32 or torch.float64, got dtype={dtype}"
             )
         dtype = dtype or torch.get_default_dtype()
+        if dtype == torch.float64 and device is not None and not has_float64(torch.device(device)):
+            raise InputError(f"device {device} has no float64: give dtype=torch.float32")
         logits = torch.zeros(*batch_shape, n_components, dtype=dtype, device=device)
         self.logits = nn.Parameter(logits)
         self.means: nn.Parameter = UninitializedParameter(dtype=dtype, device=device)  # type: ignore[call-arg, assignment]

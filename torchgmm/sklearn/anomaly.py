@@ -117,7 +117,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.estimator_ = own.fit(rows.some(known).table, sample_weight=weights)
         self.n_iter_ = own.n_iter_
         levels = own._answer(rows.some(judged), modules.GaussianMixture.log_prob)
-        self.offset_ = _quantile(levels.double().cpu(), w[judged], self.contamination)
+        self.offset_ = _quantile(levels.cpu().double(), w[judged], self.contamination)
         present = known[w[known] > 0]
         few = present[:: max(1, len(present) // _USUAL)]
         usual = self._surprise(rows.some(few)).median(0).values

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import linalg
 from ..covariance import Family
 from ..data import arrays
 from ..errors import InputError
+from ..exact import exact
 from ..parameters import Parameters
 
 __all__ = ["attributes_of", "parameters_of", "scale_from_cholesky"]
@@ -18,7 +18,7 @@ __all__ = ["attributes_of", "parameters_of", "scale_from_cholesky"]
 
 def attributes_of(parameters: Parameters) -> dict[str, Tensor]:
     """`weights_`, `means_` and what scikit-learn keeps of the covariances, in float64."""
-    p = parameters.to(torch.float64)
+    p = parameters.exact()
     return {
         "weights_": p.log_weights.exp(),
         "means_": p.means,
@@ -69,4 +69,4 @@ def _precisions_cholesky(p: Parameters) -> Tensor:
 
 
 def _as_float64(values: Any) -> Tensor:
-    return arrays.as_tensor(arrays.as_table(values)).to(torch.float64)
+    return exact(arrays.as_tensor(arrays.as_table(values)))

@@ -20,6 +20,7 @@ from ..collective import alone
 from ..covariance import as_family
 from ..errors import ConvergenceWarning as OwnConvergenceWarning
 from ..errors import InputError, SingularCovarianceError
+from ..exact import exact_device
 from ..fitting import EM, OnlineEM, OnlineState, Rescue, fit
 from ..parameters import Parameters
 from ..seeding import as_seeding
@@ -183,7 +184,7 @@ class GaussianMixture(Questions, DensityMixin, BaseEstimator):  # type: ignore[m
         if first:
             start = self._start(rows, weights, mixture.device)
         elif state is None:
-            found = self._parameters().to(device=mixture.device)
+            found = self._parameters().to(device=exact_device(mixture.device))
             state = after_fit(found, method, source, *getattr(self, "_seen", (0.0, 0.0)))
         with _in_their_words():
             state, result = learn(mixture, source, method, state, start)

@@ -12,8 +12,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from ..checks import compute_dtype
 from ..covariance import as_family
 from ..errors import InputError
+from ..exact import exact
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from .attributes import parameters_of
@@ -52,7 +54,7 @@ class Questions:
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-density of the rows, in nats."""
-        return float(self._answer(asked_rows(self, X), GaussianMixture.log_prob).double().mean())
+        return float(exact(self._answer(asked_rows(self, X), GaussianMixture.log_prob)).mean())
 
     def predict(self, X: Any) -> Any:
         """The likeliest component of every row, `(N,)`."""
@@ -93,7 +95,7 @@ class Questions:
 
     def _deviance(self, X: Any) -> float:
         rows = asked_rows(self, X)
-        return -2 * float(self._answer(rows, GaussianMixture.log_prob).double().sum())
+        return -2 * float(exact(self._answer(rows, GaussianMixture.log_prob)).sum())
 
     def _n_parameters(self) -> int:
         return self.mixture_.n_parameters
@@ -104,8 +106,8 @@ class Questions:
 
     def _module(self, place: torch.device | str) -> GaussianMixture:
         """The mixture on the estimator's device or, where it names none, at `place`."""
-        dtype = dtype_of(self.means_)
         wanted = torch.device(place if self.device is None else self.device)
+        dtype = compute_dtype(dtype_of(self.means_), torch.float32, wanted)
         return GaussianMixture.from_parameters(self._parameters().to(dtype, wanted))
 
     def _ask(self, rows: Rows, question: _Question) -> Any:

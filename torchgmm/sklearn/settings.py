@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from ..checks import compute_dtype
 from ..covariance import families
 from ..mixture import GaussianMixture
 from .rows import Rows
@@ -41,11 +42,12 @@ def unfitted(estimator: Any, rows: Rows, batch_shape: Sequence[int] = ()) -> Gau
         rows: say the features, the dtype and, where the estimator names none, the device.
         batch_shape: of many mixtures.
     """
+    device = torch.device(rows.device if estimator.device is None else estimator.device)
     return GaussianMixture(
         estimator.n_components,
         rows.n_features,
         estimator.covariance_type,
         batch_shape=batch_shape,
-        dtype=rows.dtype,
-        device=rows.device if estimator.device is None else estimator.device,
+        dtype=compute_dtype(rows.dtype, torch.float32, device),
+        device=device,
     )
