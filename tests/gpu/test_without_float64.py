@@ -401,7 +401,7 @@ def test_other_doors_say_what_is_lacking(door, far):
 def test_a_mixture_in_float64_is_refused_there(monkeypatch):
     monkeypatch.setattr(exact, "_WITHOUT", {"cpu"})
     tg.GaussianMixture(3, 3, device="cpu")
-    with pytest.raises(tg.InputError, match="cpu has no float64: give dtype=torch.float32"):
+    with pytest.raises(tg.InputError, match=r"cpu has no float64: give dtype=torch\.float32"):
         tg.GaussianMixture(3, 3, device="cpu", dtype=torch.float64)
 
 
