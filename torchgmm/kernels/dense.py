@@ -67,7 +67,7 @@ class _Workspace:
         self._rows, self._turned, d = rows, turned, like.shape[-1]
         table = (*shape, d, rows) if turned else (*shape, rows, d)
         n = math.prod(table)
-        both, flat = torch.split(room((2 * n + n // d,), like), (2 * n, n // d))
+        both, flat = torch.split(room((2 * n + n // d,), like), [2 * n, n // d])
         first, second = both.view(2, *table).unbind()
         self._whole = first, second, flat.view(*shape, rows)
 
