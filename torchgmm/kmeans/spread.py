@@ -49,6 +49,7 @@ def spread_out(table: Table, n_clusters: int, generator: Generators) -> Tensor:
     if n_clusters > 1:
         norms = (rows * rows).sum(-1)
         nearest = _distances(rows, _at(rows, first), norms).squeeze(-2)
+    sets = torch.arange(b, device=x.device)
     n_candidates = 2 + int(math.log(n_clusters))
     for _ in range(1, n_clusters):
         chances = nearest.double() if weight is None else weight * nearest
@@ -59,9 +60,9 @@ def spread_out(table: Table, n_clusters: int, generator: Generators) -> Tensor:
             potential = distances.sum(-1, dtype=torch.float64)
         else:
             potential = (distances.double() @ weight.unsqueeze(-1)).squeeze(-1)
-        best = potential.argmin(-1, keepdim=True)  # (B, 1)
-        chosen.append(candidates.gather(-1, best))
-        nearest = distances.gather(-2, best.unsqueeze(-1).expand(b, 1, n)).squeeze(-2)
+        best = potential.argmin(-1)
+        chosen.append(candidates[sets, best].unsqueeze(-1))
+        nearest = distances[sets, best]
     return _at(x, torch.cat(chosen, -1)).double()
 
 
