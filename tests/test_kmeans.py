@@ -7,16 +7,15 @@ from sklearn.cluster import KMeans as Reference
 from sklearn.datasets import load_digits
 
 from tests.cases import FLOATS, blobs
-from torchgmm import kmeans as room
-from torchgmm.kmeans import assign, kmeans, kmeans_plus_plus
+from torchgmm.kmeans import assign, clustered, kmeans, kmeans_plus_plus, nearest, nearest_labels
 
 
-def clustered(x, k, w=None, seed=0, n_init=1, **options):
+def best_run(x, k, w=None, seed=0, n_init=1, **options):
     """Centres and inertia of the best of `n_init` runs."""
     g = torch.Generator().manual_seed(seed)
     best = None
     for _ in range(n_init):
-        centres = kmeans(x, w, kmeans_plus_plus(x, w, k, g), **options)
+        centres = clustered(x, w, k, g, **options)
         inertia = inertia_of(x, centres, w)
         if best is None or inertia < best[1]:
             best = centres, inertia
@@ -40,7 +39,7 @@ DATA = {
 def test_the_inertia_is_that_of_scikit_learn(name, dtype):
     make, k = DATA[name]
     x = make().to(dtype)
-    _, inertia = clustered(x, k, n_init=5)
+    _, inertia = best_run(x, k, n_init=5)
     expected = Reference(k, n_init=5, random_state=0).fit(x.numpy()).inertia_
     # both are local optima of other draws: a few per mille apart, 2 % is what we allow
     assert inertia < 1.02 * expected
@@ -91,7 +90,7 @@ def test_a_cluster_that_loses_its_rows_moves_to_the_farthest_row():
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_equal_rows_are_no_error(k):
     x = torch.full((5, 2), 3.0)
-    centres, inertia = clustered(x, k)
+    centres, inertia = best_run(x, k)
     assert centres.shape == (k, 2)
     assert inertia == 0
     assert bool((centres == 3).all())
@@ -99,7 +98,7 @@ def test_equal_rows_are_no_error(k):
 
 def test_more_clusters_than_rows_are_no_error():
     x = torch.tensor([[0.0], [1.0]])
-    centres, inertia = clustered(x, 5)
+    centres, inertia = best_run(x, 5)
     assert inertia == 0
     assert bool(torch.isfinite(centres).all())
 
@@ -134,13 +133,27 @@ def test_the_distance_to_the_nearest_centre_is_right():
     expected = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").min(1)
     assert torch.equal(labels, expected.indices)
     torch.testing.assert_close(distances, expected.values**2)
+    assert torch.equal(nearest_labels(x, centres), labels)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_stored_by_columns_are_the_same_rows(weighted):
+    x = blobs(500, 3, k=4, separation=2.0)
+    w = torch.rand(500, generator=torch.Generator().manual_seed(1)) if weighted else None
+    by_rows, by_columns = (
+        clustered(rows, w, 4, torch.Generator().manual_seed(0))
+        for rows in (x, x.mT.contiguous().mT)
+    )
+    torch.testing.assert_close(by_columns, by_rows)
+    start = kmeans_plus_plus(x, w, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(kmeans(x, w, start), by_rows)  # one table for both, or one for each
 
 
 def test_chunks_do_not_matter(monkeypatch):
     x = blobs(1000, 3, k=5, separation=3.0)
-    whole, _ = clustered(x, 5)
-    monkeypatch.setattr(room, "_TILE_BYTES", 1)  # 256 rows, the least
-    parts, _ = clustered(x, 5)
+    whole, _ = best_run(x, 5)
+    monkeypatch.setattr(nearest, "_TILE_BYTES", 1)  # 256 rows, the least
+    parts, _ = best_run(x, 5)
     torch.testing.assert_close(parts, whole)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.cases import blobs
-from torchgmm import kmeans as room
 from torchgmm.kmeans import assign, kmeans, kmeans_plus_plus
+from torchgmm.kmeans import nearest as room
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

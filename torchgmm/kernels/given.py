@@ -17,6 +17,8 @@ __all__ = ["GivenSums", "labelled_sums", "weighted_sums"]
 
 # rows at a time where responsibilities or labels are made on the way: memory O(rows * K)
 _CHUNK = 8192
+# Rows with labels are copied in order: so many numbers, or so many rows of each component.
+_NUMBERS, _PER_LABEL = 2**20, 64
 
 
 def labelled_sums(
@@ -27,19 +29,11 @@ def labelled_sums(
     Rows are grouped by label, so a pass costs N D^2 however many components there are.
     """
     total = GivenSums(frame, family)
+    k, d = frame.shape
+    rows = max(_CHUNK, _NUMBERS // d, _PER_LABEL * k)
     for block in blocks:
-        for part in _parts(block):
-            labels = labels_of(part)
-            order = labels.argsort(stable=True)
-            counts = labels[labels >= 0].bincount(minlength=len(frame)).tolist()
-            start = int((labels < 0).sum())
-            for k, count in enumerate(counts):
-                rows = order[start : start + count]
-                start += count
-                if count:
-                    ones = torch.ones(1, count, dtype=torch.float64, device=frame.device)
-                    w = None if part.w is None else part.w[rows]
-                    total.add(slice(k, k + 1), part.x[rows], w, ones)
+        for part in _parts(block, rows):
+            total.add_labelled(part.x, part.w, labels_of(part))
     return total
 
 
@@ -51,7 +45,7 @@ def weighted_sums(
     rows = max(64, _CHUNK // len(frame))
     for block in blocks:
         for part in _parts(block, rows):
-            total.add(slice(None), part.x, part.w, draw(part).to(frame.device))
+            total.add(part.x, part.w, draw(part).to(frame.device))
     return total
 
 
@@ -67,18 +61,36 @@ class GivenSums:
         self._second = frame.new_zeros(family.scale_shape(k, d))
         self._n_rows = 0
 
-    def add(self, which: slice, x: Tensor, w: Tensor | None, r: Tensor) -> None:
-        """Rows `x (n, D)` under `r (K', n)` for the components `which`; r may be overwritten."""
+    def add(self, x: Tensor, w: Tensor | None, r: Tensor) -> None:
+        """Rows `x (n, D)` under `r (K, n)`."""
         self._n_rows += len(x)
         if w is not None:
             r = r * w
         # contiguous, as `scatter` wants it, whatever the order in which the rows are stored
-        d = (x.double() - self._frame[which].unsqueeze(-2)).contiguous()  # (K', n, D)
+        d = (x.double() - self._frame.unsqueeze(-2)).contiguous()  # (K, n, D)
+        self._second += self._family.scatter(Whitened(d, d * d, r), r)
+        self._weight += r.sum(-1)
+        self._first += (r.unsqueeze(-2) @ d).squeeze(-2)
+
+    def add_labelled(self, x: Tensor, w: Tensor | None, labels: Tensor) -> None:
+        """Rows `x (n, D)` that each belong to one component `labels (n,)`; negative: to none."""
+        k = len(self._frame)
+        absent, *counts = (labels + 1).bincount(minlength=k + 1).tolist()
+        order = sorted_places(labels, k)[absent:]
+        self._n_rows += len(order)
+        d = x[order].double().contiguous().sub_(self._frame[labels[order]]).unsqueeze(0)
         squares = d * d
-        second = self._family.scatter(Whitened(d, squares, squares.sum(-1)), r)
-        self._weight[which] += r.sum(-1)
-        self._first[which] += (r.unsqueeze(-2) @ d).squeeze(-2)
-        self._second[slice(None) if self._family.tied else which] += second
+        r = d.new_ones(1, len(order)) if w is None else w[order].double().unsqueeze(0)
+        start = 0
+        for component, count in enumerate(counts):
+            if not count:
+                continue
+            z, mine, own = (t[:, start : start + count] for t in (d, r, squares))
+            start += count
+            head = 0 if self._family.tied else component
+            self._second[head] += self._family.scatter(Whitened(z, own, mine), mine)[0]
+            self._first[component] += torch.mm(mine, z[0])[0]
+            self._weight[component] += count if w is None else mine.sum()
 
     def over(self, group: Group) -> GivenSums:
         """The sums over the rows of all processes."""
@@ -102,5 +114,13 @@ class GivenSums:
         )
 
 
-def _parts(block: Block, rows: int = 16 * _CHUNK) -> list[Block]:
+def sorted_places(labels: Tensor, k: int) -> Tensor:
+    """The places of the rows in the order of their labels, and of each label in their own."""
+    if labels.is_cuda or k > 2**15:
+        return labels.argsort(stable=True)
+    small = labels.to(torch.int16).cpu().numpy()  # few bits are sorted by counting, not comparing
+    return torch.from_numpy(small.argsort(kind="stable")).to(labels.device)
+
+
+def _parts(block: Block, rows: int) -> list[Block]:
     return [block.part(start, rows) for start in range(0, len(block.x), rows)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..covariance import Family, Floor, floor_of
 from ..data import Block, Groups, Source, uniform
 from ..kernels import weighted_sums
-from ..kmeans import kmeans, kmeans_plus_plus
+from ..kmeans import clustered, kmeans_plus_plus
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Generators, Seeding, one_each
@@ -77,10 +77,10 @@ class KMeans(Seeding):
 
     def _centres(self, block: Block, n_components: int, generator: Generators) -> Tensor:
         """Centres `(*B, K, D)` of the sampled rows `(*B, n, D)`."""
-        centres = kmeans_plus_plus(block.x, block.w, n_components, generator)
+        given = (block.x, block.w, n_components, generator)
         if not self.lloyd:
-            return centres
-        return kmeans(block.x, block.w, centres, max_iter=self.max_iter, tol=self.tol)
+            return kmeans_plus_plus(*given)
+        return clustered(*given, max_iter=self.max_iter, tol=self.tol)
 
     def _sample_rows(self, n_components: int) -> int:
         return max(self.max_rows or max(256 * n_components, 16_384), n_components)

@@ -12,7 +12,7 @@ from ..covariance import Family, Floor, floor_of
 from ..data import Block, Groups, Source
 from ..errors import InputError, SingularCovarianceError
 from ..kernels import GivenSums, labelled_sums, nearest_moments
-from ..kmeans import assign
+from ..kmeans import nearest_labels
 from ..moments import Moments
 from ..parameters import Parameters, from_moments
 
@@ -54,7 +54,7 @@ def rows_before(source: Source, sample: Block) -> int:
 
 def nearest_sums(blocks: Iterable[Block], centres: Tensor, family: Family) -> GivenSums:
     """Moments about `centres (K, D)` of rows that each belong to the nearest one."""
-    return labelled_sums(blocks, centres, family, lambda block: assign(block.x, centres)[0])
+    return labelled_sums(blocks, centres, family, lambda block: nearest_labels(block.x, centres))
 
 
 def at_centres(

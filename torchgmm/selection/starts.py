@@ -10,7 +10,7 @@ from torch import Tensor
 from ..covariance import Family, Floor, RelativeFloor
 from ..data import Block, Source
 from ..kernels import GivenSums, as_kernel, labelled_sums
-from ..kmeans import assign, kmeans, kmeans_plus_plus
+from ..kmeans import clustered, nearest_labels
 from ..parameters import Parameters
 from ..seeding import Seeding, first_parameters
 
@@ -40,7 +40,7 @@ class Centres(Seeding):
         unit = torch.ones_like(self.centres[0]) if self.unit is None else self.unit
 
         def nearest(block: Block) -> Tensor:
-            return assign(block.x / unit.to(block.x.dtype), self.centres / unit)[0]
+            return nearest_labels(block.x / unit.to(block.x.dtype), self.centres / unit)
 
         sums = labelled_sums(source.blocks(), self.centres, family, nearest).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
@@ -81,7 +81,7 @@ class Split(Seeding):
                 taken = r[which] * beyond
                 r[which] -= taken
                 w = None if block.w is None else block.w[part]
-                sums.add(slice(None), x, w, torch.cat([r, taken]))
+                sums.add(x, w, torch.cat([r, taken]))
         sums = sums.over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
@@ -122,7 +122,7 @@ class Sample:
         """K centres, drawn anew."""
         x, w, unit = self.block.x, self.block.w, self.unit(family)
         scaled = x / unit.to(x.dtype)
-        found = kmeans(scaled, w, kmeans_plus_plus(scaled, w, k, self.generator))
+        found = clustered(scaled, w, k, self.generator)
         return Centres(found * unit, unit)
 
     def unit(self, family: Family) -> Tensor:

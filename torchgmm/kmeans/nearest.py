@@ -1,0 +1,143 @@
+"""Rows and their nearest centres: labels, distances, and the sums over the rows of each centre."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..buffers import room
+from ..kernels.base import has_triton
+from .table import is_shared
+
+__all__ = ["assign", "is_fused", "nearest_labels", "nearest_sums"]
+
+_CHUNK_BYTES = 32 * 2**20
+_TILE_BYTES = 4 * 2**20  # of distances: they stay in the cache
+_TILE_BYTES_ON_GPU = 128 * 2**20  # a launch, and a look at the labels, want work
+_FUSED_ROWS = 4 * 2**20  # that are sorted at once: some 100 MiB
+
+
+def is_fused(x: Tensor) -> bool:
+    """Whether distances to all centres are never stored: on a GPU, where Triton is."""
+    return x.is_cuda and has_triton()
+
+
+def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest centre of every row, `(N,)`, and the squared distance to it, `(N,)`.
+
+    Rows and centres are compared about the mean of the centres, so that an offset common to all
+    costs no digits.
+    """
+    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    distances = torch.empty(len(x), dtype=x.dtype, device=x.device)
+    for part, rows, least, label in _compared(x, centres):
+        labels[part] = label
+        distances[part] = least.add_((rows * rows).sum(1)).clamp_min_(0)
+    return labels, distances
+
+
+def nearest_labels(x: Tensor, centres: Tensor) -> Tensor:
+    """The labels alone."""
+    found = [label for *_, label in _compared(x, centres)]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _compared(x: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Part by part: rows about the mean of the centres, `|c|^2 - 2 c x` of the nearest, its number.
+
+    What is left out is the same for all centres.
+    """
+    origin = centres.mean(0).to(x.dtype)  # rounded once: the same shift on both sides
+    near = (centres.double() - origin.double()).to(x.dtype)
+    fused = is_fused(x)
+    norms = (near * near).sum(1)
+    size = max(256, _CHUNK_BYTES // (8 * max(1 if fused else len(centres), x.shape[1])))
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        rows = x[part] - origin
+        if fused:
+            from ..kernels import triton_nearest
+
+            labels, away = triton_nearest.nearest(rows[None], near[None])
+            yield part, rows, away[0], labels[0]
+        else:
+            least, label = torch.addmm(norms, rows, near.mT, alpha=-2).min(1)
+            yield part, rows, least, label
+
+
+def nearest_sums(
+    table: Tensor, summed: Tensor, theta: Tensor, belong: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Sums `(B, K, ...)` of the rows nearest to each centre, in float64.
+
+    By a product with one-hot labels: deterministic on a GPU too, where index_add is not.
+
+    Args:
+        table: rows with a one behind, `(B | 1, N, D + 1)`.
+        summed: what is summed, `(B | 1, N, ...)`.
+        theta: `(B, K, D + 1)`, whose product with a row is its distance but for `|x|^2`.
+        belong: which of the distances `(..., K, n)` are the least ones `(..., 1, n)`.
+    """
+    if is_fused(table):
+        return _fused_sums(table, summed, theta)
+    b, k, _ = theta.shape
+    tiles = list(_tiles(b, table.shape[1], k, table))
+    if len(tiles) == 1:
+        return _sums_of(table, summed, theta, belong, None).double()
+    sums = torch.zeros(b, k, summed.shape[-1], dtype=torch.float64, device=table.device)
+    sets, part = tiles[0]  # the largest
+    space = room((len(range(b)[sets]) * k * len(range(table.shape[1])[part]),), table)
+    for sets, part in tiles:
+        rows, values = (
+            t[:, part] if is_shared(t, theta) else t[sets, part] for t in (table, summed)
+        )
+        sums[sets].add_(_sums_of(rows, values, theta[sets], belong, space).double())
+    return sums
+
+
+def _sums_of(
+    rows: Tensor,
+    values: Tensor,
+    theta: Tensor,
+    belong: Callable[[Tensor, Tensor], Tensor],
+    space: Tensor | None,
+) -> Tensor:
+    if space is None:
+        space = room((len(theta) * theta.shape[1] * rows.shape[1],), rows)
+    distances = _matmul(theta, rows.mT, space)
+    return _matmul(belong(distances, distances.amin(-2, keepdim=True)), values)
+
+
+def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor) -> Tensor:
+    """The same by kernels that sort the rows by their centres."""
+    from ..kernels import triton_nearest
+
+    (b, k, _), near = theta.shape, -0.5 * theta[..., :-1]
+    sums = torch.zeros(b, k, summed.shape[-1], dtype=torch.float64, device=table.device)
+    size = max(1, _FUSED_ROWS // b)
+    for part in (slice(s, s + size) for s in range(0, table.shape[1], size)):
+        label, _ = triton_nearest.nearest(table[:, part, :-1], near)
+        sums += triton_nearest.cluster_sums(summed[:, part], None, label, k)[1]
+    return sums
+
+
+def _matmul(left: Tensor, right: Tensor, space: Tensor | None = None) -> Tensor:
+    """`left (B, K, n) @ right (B | 1, n, m)`: one product, where all data sets are one."""
+    (b, k, n), m = left.shape, right.shape[-1]
+    out = None if space is None else space[: b * k * m].view(b, k, m)
+    if not is_shared(right, left):
+        return torch.bmm(left, right, out=out)
+    flat = None if out is None else out.view(b * k, m)
+    return torch.mm(left.reshape(b * k, n), right[0], out=flat).view(b, k, m)
+
+
+def _tiles(b: int, n: int, k: int, x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of the data sets and of their rows, whose distances fit the cache together."""
+    most = (_TILE_BYTES_ON_GPU if x.is_cuda else _TILE_BYTES) // (k * x.element_size())
+    rows = min(n, max(256, most))
+    sets = max(1, most // rows)
+    for first in range(0, b, sets):
+        for start in range(0, n, rows):
+            yield slice(first, first + sets), slice(start, start + rows)

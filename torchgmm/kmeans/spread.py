@@ -1,0 +1,111 @@
+"""k-means++: first centres that lie far from each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .table import Table, is_shared
+
+__all__ = ["kmeans_plus_plus", "spread_out"]
+
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def kmeans_plus_plus(
+    x: Tensor,  # (N, D) or (B, N, D)
+    w: Tensor | None,  # (N,) or (B, N)
+    n_clusters: int,
+    generator: Generators,
+) -> Tensor:
+    """Spread-out rows as first centres (Arthur & Vassilvitskii 2007), greedily.
+
+    Each centre is the best of `2 + log K` candidates drawn with probability proportional to the
+    squared distance from the centres so far, as in scikit-learn.
+
+    Args:
+        x: rows.
+        w: row weights.
+        n_clusters: K.
+        generator: what is drawn from; one for all data sets, or one for each.
+
+    Returns:
+        `(K, D)` or `(B, K, D)` in float64.
+    """
+    if x.dim() == 2:
+        return kmeans_plus_plus(x[None], None if w is None else w[None], n_clusters, generator)[0]
+    return spread_out(Table.of(x, w), n_clusters, generator)
+
+
+def spread_out(table: Table, n_clusters: int, generator: Generators) -> Tensor:
+    """The same for rows about their mean; the centres are rows as they were given."""
+    x, weight, rows = table.x, table.w, table.rows
+    b, n, _ = x.shape
+    first = _even(b, n, generator, x.device) if weight is None else _draw(weight, 1, generator)
+    chosen = [first]
+    if n_clusters > 1:
+        norms = (rows * rows).sum(-1)
+        nearest = _distances(rows, _at(rows, first), norms).squeeze(-2)
+    sets = torch.arange(b, device=x.device)
+    n_candidates = 2 + int(math.log(n_clusters))
+    for _ in range(1, n_clusters):
+        chances = nearest.double() if weight is None else weight * nearest
+        candidates = _draw(chances, n_candidates, generator)
+        distances = _distances(rows, _at(rows, candidates), norms)
+        distances = torch.minimum(distances, nearest.unsqueeze(-2))
+        if weight is None:
+            potential = distances.sum(-1, dtype=torch.float64)
+        else:
+            potential = (distances.double() @ weight.unsqueeze(-1)).squeeze(-1)
+        best = potential.argmin(-1)
+        chosen.append(candidates[sets, best].unsqueeze(-1))
+        nearest = distances[sets, best]
+    return _at(x, torch.cat(chosen, -1)).double()
+
+
+def _distances(x: Tensor, centres: Tensor, norms: Tensor) -> Tensor:
+    """Squared distances `(B, K, N)`; `norms (B, N)` are the squared lengths of the rows."""
+    squares = (centres * centres).sum(-1, keepdim=True)
+    if is_shared(x, centres):
+        b, k, d = centres.shape
+        flat = torch.addmm(squares.view(-1, 1), centres.view(-1, d), x[0].mT, alpha=-2)
+        cross = flat.view(b, k, -1)
+    else:
+        cross = torch.baddbmm(squares, centres, x.mT, alpha=-2)
+    return cross.add_(norms.unsqueeze(-2)).clamp_min_(0)
+
+
+def _at(x: Tensor, index: Tensor) -> Tensor:
+    """The rows `index (B, C)` of `x (B, N, D)`, contiguous."""
+    if len(x) == 1:
+        return x[0][index]
+    return x[torch.arange(len(x), device=x.device).unsqueeze(-1), index]
+
+
+def _draw(weight: Tensor, count: int, generator: Generators) -> Tensor:
+    """`count` row numbers with probability proportional to `weight (B, N)`, with replacement.
+
+    By inverting the cumulative sum: torch.multinomial stops at 2^24 rows.
+    """
+    cumulative = weight.cumsum(-1)
+    total = cumulative[:, -1:]
+    if not bool((total > 0).all()):  # all rows lie on a centre already
+        nothing = ~(total > 0).squeeze(-1)
+        cumulative[nothing] = torch.ones_like(weight[nothing]).cumsum(-1)
+    b, n = weight.shape
+    at = _uniform(b, count, generator).to(weight.device) * total
+    return torch.searchsorted(cumulative, at, right=True).clamp_max_(n - 1)
+
+
+def _even(b: int, n: int, generator: Generators, device: torch.device) -> Tensor:
+    """One row number of n for each of b, `(B, 1)`: what `_draw` gives where weights are equal."""
+    return (_uniform(b, 1, generator) * n).long().clamp_max(n - 1).to(device)
+
+
+def _uniform(b: int, count: int, generator: Generators) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return torch.rand(b, count, generator=generator, dtype=torch.float64)
+    return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in generator])

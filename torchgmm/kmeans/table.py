@@ -1,0 +1,63 @@
+"""Rows about their mean, as k-means computes with them: in small numbers products cancel less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Table", "is_shared", "mean_of", "with_ones"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of B data sets about the mean of each.
+
+    Attributes:
+        x: the rows as they were given, `(B, N, D)`.
+        w: their weights `(B, N)`, float64, or None.
+        rows: about the mean, `(B, N, D)`; `(1, N, D)` where all data sets are one.
+        origin: that mean in float64, `(B, 1, D)` or `(1, 1, D)`.
+    """
+
+    x: Tensor
+    w: Tensor | None
+    rows: Tensor
+    origin: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, w: Tensor | None) -> Table:
+        """The table of `x (B, N, D)` with weights `w (B, N)`."""
+        weights = None if w is None else w.double()
+        own, weighing = x, weights
+        if len(x) > 1 and x.stride(0) == 0 and (w is None or w.stride(0) == 0):
+            own, weighing = x[:1], None if weights is None else weights[:1]
+        # a number that rows could hold: no digit is lost
+        origin = mean_of(own, weighing).unsqueeze(-2).to(x.dtype)
+        return cls(x, weights, own - origin, origin.double())
+
+    @property
+    def own_weights(self) -> Tensor | None:
+        """Weights of `rows`, `(B, N)` or `(1, N)`."""
+        return None if self.w is None else self.w[: len(self.rows)]
+
+
+def mean_of(x: Tensor, w: Tensor | None) -> Tensor:
+    """Weighted means of `x (B, N, D)` in float64, `(B, D)`."""
+    if w is None:
+        return x.mean(-2, dtype=torch.float64)
+    return (w.unsqueeze(-2) @ x.double()).squeeze(-2) / w.sum(-1, keepdim=True)
+
+
+def is_shared(x: Tensor, each: Tensor) -> bool:
+    """Whether rows `(1, N, D)` stand for all data sets."""
+    return len(x) == 1 < len(each)
+
+
+def with_ones(rows: Tensor, *before: Tensor) -> Tensor:
+    """The columns of `rows (B, N, D)`, of others `(B, N, ...)` and a one, as the rows lie."""
+    ones = rows.new_ones(*rows.shape[:-1], 1)
+    if rows.stride(-1) > rows.stride(-2):  # feature by feature
+        return torch.cat([t.mT for t in (rows, *before, ones)], -2).mT
+    return torch.cat([rows, *before, ones], -1)
