@@ -8,15 +8,18 @@ is exact lives on the CPU. It is small: parameters, and the sums of every chunk 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["all_reachable", "exact", "exact_device", "has_float64", "reachable"]
+__all__ = ["all_reachable", "exact", "exact_device", "has_float64", "reachable", "tell_rounding"]
 
 _WITHOUT = {"mps"}
 _CPU = torch.device("cpu")
+# What rounding may come to, as a share of how far a column reaches from end to end.
+_LOST = 1e-3
 
 
 def has_float64(device: torch.device) -> bool:
@@ -47,3 +50,27 @@ def all_reachable(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     flat = torch.cat([t.reshape(-1) for t in tensors]).cpu()
     parts = torch.split(flat, [math.prod(t.shape) for t in tensors])
     return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+def tell_rounding(x: Tensor, device: torch.device) -> bool:
+    """Warn of rows `(..., N, D)` in float64 that lose digits on a device that has none.
+
+    Returns:
+        Whether there was a reason.
+    """
+    if x.dtype != torch.float64 or has_float64(device) or not x.numel():
+        return False
+    low, high = x.detach().amin(-2), x.detach().amax(-2)
+    spread, step = high - low, torch.finfo(torch.float32).eps * torch.maximum(high, -low)
+    lost = (spread > 0) & (step > _LOST * spread)
+    if not bool(lost.any()):
+        return False
+    first = tuple(lost.nonzero()[0].tolist())
+    warnings.warn(
+        f"column {first[-1]} of these rows varies by {float(spread[first]):g} about "
+        f"{float(low[first]):g}, where float32, all that device {device.type} has, takes steps of "
+        f"{float(step[first]):g}: subtract an offset first, or compute on the CPU",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return True

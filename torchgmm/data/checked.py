@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from .. import checks
+from ..exact import tell_rounding
 from .base import Block, Source
 from .prefetch import ahead, sent
 
@@ -46,7 +47,7 @@ class Checked(Source):
     ) -> None:
         self._source = source
         self._device = device
-        self._clean = False
+        self._clean = self._told = False
         self._absent = False  # whether a row of weight 0 was seen
         self.n_features, self.n_rows = source.n_features, source.n_rows
         self.dtype, self.replayable = dtype, source.replayable
@@ -113,6 +114,7 @@ class Checked(Source):
         if not self._clean:
             kept = block.kept
             checks.check_finite(block.x, self.dtype, offset=block.start, kept=kept)
+            self._told = self._told or tell_rounding(block.x, self._device)
         x = sent(block.x, self._device).to(self.dtype)
         w = None if block.w is None else sent(block.w, self._device).to(self.dtype)
         return Block(x, w, block.start, block.kept, number, whole)

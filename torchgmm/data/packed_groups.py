@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
+from ..exact import tell_rounding
 from .arrays import ArraySource, as_tensor
 from .base import Block, Source
 from .checked import Checked
@@ -168,6 +169,7 @@ class PackedGroups(Groups):
                 w = there.to(self.dtype) if w is None else w * there
         if not self._clean:
             _check(x.view(*shape, -1), self.dtype, pieces.groups)
+            tell_rounding(x, self._device)
         x = x.to(self._device, self.dtype).view(*shape, -1)
         w = None if w is None else w.view(shape)
         return Block(x, w, 0, number=number, groups=pieces.groups, filled=filled)

@@ -55,7 +55,9 @@ def fit(
 
     Rows are computed in torch's promotion of their dtype and the mixture's (integers and half
     precision in the mixture's), with sums in float64. Rows on the CPU are sent block by block to
-    a mixture on another device.
+    a mixture on another device. A device that has no float64 (Apple's `mps`) computes all rows in
+    float32, and what is exact is made on the CPU: starts, sums over chunks of rows, and M-steps;
+    `parameters` and `state` of the result are there.
 
     Args:
         mixture: changed in place; it learns `n_features` here if it was built without.

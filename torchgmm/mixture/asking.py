@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from ..exact import exact_device
+from ..exact import exact_device, tell_rounding
 from ..kernels import as_kernel, full_precision, is_traced, retried
 from ..kernels.turns import turns
 from ..parameters import Parameters
@@ -38,6 +38,7 @@ def asked_rows(mixture: MixtureTensors, x: Any) -> Tensor:
         raise InputError(f"rows are on {rows.device}, the mixture on {mixture.device}: move one")
     if not is_traced():
         checks.check_finite(rows, dtype)
+        tell_rounding(rows, mixture.device)
     return rows.to(device=mixture.device, dtype=dtype)
 
 

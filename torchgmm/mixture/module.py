@@ -166,10 +166,13 @@ class GaussianMixture(Drawing):
         """
         return totals(self, x, weights).mean.to(self.device)
 
-    # choice of model: the same rows; in float64, on the CPU where the device has none -----------
+    # choice of model: the same rows -------------------------------------------------------------
 
     def bic(self, x: Any, weights: Any = None) -> Tensor:
-        """Bayesian information criterion, `-2 log L + p log N`; lower is better (Schwarz 1978)."""
+        """Bayesian information criterion, `-2 log L + p log N`; lower is better (Schwarz 1978).
+
+        In float64, as `aic` and `icl`: on the CPU where the mixture's device has none.
+        """
         found = totals(self, x, weights)
         return -2 * found.log_likelihood + self._n_free * found.weight.log()
 
