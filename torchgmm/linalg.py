@@ -45,7 +45,7 @@ def cholesky(matrix: Tensor, floor: float | Tensor) -> tuple[Tensor, Tensor]:
         unit = floor.sqrt().unsqueeze(-1)
         factor, singular = cholesky(matrix / unit / unit.mT, 1.0)
         return unit * factor, singular
-    matrix = symmetric(matrix)
+    matrix = matrix.clone()  # of which the lower half is read
     matrix.diagonal(dim1=-2, dim2=-1).add_(floor)
     factor, info = torch.linalg.cholesky_ex(matrix)
     broken = info != 0

@@ -184,13 +184,17 @@ def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
             return Tentative(math.nan, rows, kernel=kernel, numbers=numbers)
         read = numbers.tolist()  # at once: a GPU is waited for once
         return Step(read[0], rows, 0.0, int(read[1]), int(read[2]), kernel)
-    numbers = torch.stack([level, after.rescued.sum(-1), after.collapsed.sum(-1)]).cpu()
-    level, (rescues, collapses) = numbers[0], numbers[1:].long()
+    if after.sound:
+        level = level.cpu()
+        rescues = collapses = torch.zeros(level.shape, dtype=torch.int64)
+    else:
+        numbers = torch.stack([level, after.rescued.sum(-1), after.collapsed.sum(-1)]).cpu()
+        level, (rescues, collapses) = numbers[0], numbers[1:].long()
     return BatchStep(
         float(level.nanmean()),
         rows,
-        rescued=int(rescues.sum()),
-        collapsed=int(collapses.sum()),
+        rescued=0 if after.sound else int(rescues.sum()),
+        collapsed=0 if after.sound else int(collapses.sum()),
         kernel=kernel,
         levels=level,
         rescues=rescues,

@@ -206,9 +206,10 @@ def nearest_moments(
     centres: Tensor,  # (B, K, D), float64
     family: Family,
 ) -> Moments:
-    """Moments in float64 about the centres, of rows that each belong to the nearest one.
+    """Moments about the centres, of rows that each belong to the nearest one.
 
-    An E-step of components of equal weight and unit covariance, made hard.
+    An E-step of components of equal weight and unit covariance, made hard; in float64 where the
+    rows' own dtype would lose digits.
     """
     b, k, d = centres.shape
     scale = centres.new_zeros(b, *family.scale_shape(k, d))  # unit covariances
@@ -222,8 +223,11 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
         weights = None if w is None else w.double()
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
-    features = _about_the_middle(unit, x)
-    sums = _sums(features, x, w, torch.float64, Quadratic().bytes_for(x), None, _hard_assign)
+    features, size = _about_the_middle(unit, x), Quadratic().bytes_for(x)
+    limits = _LIMITS[x.dtype]
+    sums = _sums(features, x, w, x.dtype, size, limits, _hard_assign)
+    if sums is None:
+        sums = _sums(features, x, w, torch.float64, size, None, _hard_assign)
     if sums is None:
         raise InputError("the sums of these rows are not finite: rescale the columns")
     return sums
