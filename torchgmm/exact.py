@@ -14,7 +14,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["all_reachable", "exact", "exact_device", "has_float64", "reachable", "tell_rounding"]
+__all__ = [
+    "all_reachable",
+    "exact",
+    "exact_device",
+    "has_float64",
+    "is_near",
+    "reachable",
+    "tell_rounding",
+]
 
 _WITHOUT = {"mps"}
 _CPU = torch.device("cpu")
@@ -32,9 +40,14 @@ def exact_device(device: torch.device) -> torch.device:
     return device if has_float64(device) else _CPU
 
 
+def is_near(x: Tensor) -> bool:
+    """Whether a tensor can be had in float64 where it is."""
+    return x.is_cpu or x.is_cuda or has_float64(x.device)  # the name of a device takes longer
+
+
 def reachable(x: Tensor) -> Tensor:
     """A tensor where it can be had in float64: as it is, or a copy on the CPU."""
-    return x if has_float64(x.device) else x.cpu()
+    return x if is_near(x) else x.cpu()
 
 
 def exact(x: Tensor) -> Tensor:
@@ -45,7 +58,7 @@ def exact(x: Tensor) -> Tensor:
 
 def all_reachable(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """The same for tensors of one dtype and device: the device is waited for once."""
-    if has_float64(tensors[0].device):
+    if is_near(tensors[0]):
         return tensors
     flat = torch.cat([t.reshape(-1) for t in tensors]).cpu()
     parts = torch.split(flat, [math.prod(t.shape) for t in tensors])

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..exact import has_float64
+from ..exact import is_near
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, register
@@ -61,7 +61,7 @@ class Auto(Kernel):
         if is_fused(x, parameters):
             return self._triton.log_joint(x, parameters)
         cheap = quadratic_cost(parameters, torch.float64) < dense_cost(parameters, x.dtype)
-        cheap = cheap and has_float64(x.device)
+        cheap = cheap and is_near(x)
         return (self._quadratic if cheap else self._dense).log_joint(x, parameters)
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
@@ -77,7 +77,7 @@ class Auto(Kernel):
 
     def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         cost = dense = dense_cost(parameters, x.dtype)
-        quadratic = self._plan(x, parameters, dense) if has_float64(x.device) else None
+        quadratic = self._plan(x, parameters, dense) if is_near(x) else None
         if quadratic is not None:
             dtype = quadratic.dtypes[0]
             cost = min(dense, quadratic_cost(parameters, dtype, sharing(parameters, x)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..answers import holds
 from ..buffers import room
 from ..covariance.base import Family, Whitened
-from ..exact import all_reachable, exact, has_float64, reachable
+from ..exact import all_reachable, exact, is_near, reachable
 from ..linalg import product
 from ..moments import Moments
 from ..parameters import Parameters
@@ -41,26 +41,31 @@ class Prepared:
     whitener: Tensor  # (*B, H, ...)
     log_norm: Tensor  # (*B, K, 1)     log pi_k - log|L_k| - D/2 log 2 pi
 
+    def to(self, device: torch.device) -> Prepared:
+        """The same there; in the dtype that they have, as that device may lack others."""
+        shift = None if self.shift is None else self.shift.to(device)
+        rest = (self.whitener.to(device), self.log_norm.to(device))
+        return Prepared(self.centre.to(device), shift, *rest)
+
 
 def prepare(p: Parameters, x: Tensor) -> Prepared:
     """Parameters in the form of the inner loop, in the dtype and on the device of the rows."""
     # In float64: the inverse of a float32 factor would lose digits where Sigma is ill-conditioned.
-    exact, dtype, place = p.exact(), x.dtype, x.device
+    exact, dtype = p.exact(), x.dtype
     d = p.n_features
     whitener = p.family.whitener(exact.scale)
     log_norm = (
         exact.log_weights - p.family.half_log_det(exact.scale, d) - 0.5 * d * math.log(2 * math.pi)
     ).unsqueeze(-1)
     means = exact.means.unsqueeze(-2)
-    # first another dtype, then another place: backward, too, no device changes one that it lacks
     centre = means.to(dtype)
     shift = None
     if dtype != torch.float64 and p.means.dtype == torch.float64:
         # x - centre is exact where it matters; what the rounding of the means took comes back here
         rest = centre.to(torch.float64) - means
-        shift = p.family.whiten(rest, whitener, None, None).to(dtype).to(place)
-    whitener = whitener.to(dtype).contiguous().to(place)
-    return Prepared(centre.to(place), shift, whitener, log_norm.to(dtype).to(place))
+        shift = p.family.whiten(rest, whitener, None, None).to(dtype)
+    made = Prepared(centre, shift, whitener.to(dtype).contiguous(), log_norm.to(dtype))
+    return made if centre.device == x.device else made.to(x.device)
 
 
 class _Workspace:
@@ -217,7 +222,7 @@ class Dense(Kernel):
         n_rows = x.shape[-2]
         rows = min(n_rows, chunk_rows(math.prod(shape), x.shape[-1], x.dtype, self.bytes_for(x)))
         # the order of a cache; and answers into strided views are where a young device errs
-        turned = by_columns(parameters.n_features, parameters.family) and has_float64(x.device)
+        turned = by_columns(parameters.n_features, parameters.family) and is_near(x)
         space = _Workspace(shape, rows, x, turned=turned)
         for start in range(0, n_rows, rows):
             part = slice(start, min(start + rows, n_rows))
