@@ -56,6 +56,7 @@ class _Limits:
 
 
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
+_START = _Limits(3e-4, 2e-4)  # of a start, whose variances the first step forgets
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
 _MOST_ROWS = 65_536  # past which nothing is gained
 # variances of constant columns: rounding, where a floor is all there is to see
@@ -224,8 +225,9 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
         found = Dense()._whitened_moments(x.double(), weights, unit, None, _hard_assign)
         return replace(found, frame=unit.means)
     features, size = _about_the_middle(unit, x), Quadratic().bytes_for(x)
-    limits = _LIMITS[x.dtype]
-    sums = _sums(features, x, w, x.dtype, size, limits, _hard_assign)
+    sums: Moments | None = None
+    if x.dtype != torch.float64:
+        sums = _sums(features, x, w, x.dtype, size, _START, _hard_assign)
     if sums is None:
         sums = _sums(features, x, w, torch.float64, size, None, _hard_assign)
     if sums is None:
