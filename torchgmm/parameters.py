@@ -107,7 +107,7 @@ class Parameters:
 
     def exact(self) -> Parameters:
         """The same mixture in float64, on the CPU where its device has none."""
-        if self.means.dtype == torch.float64:
+        if self.means.dtype == self.scale.dtype == self.logits.dtype == torch.float64:
             return self
         return self.map(lambda t: reachable(t).to(torch.float64))
 

@@ -64,6 +64,18 @@ def test_the_estimator_computes_there(kind, monkeypatch):
         own.partial_fit(rows)
 
 
+def test_the_classifier_computes_there(monkeypatch):
+    from torchgmm.sklearn import GaussianMixtureClassifier
+
+    rows, labels = X.double().numpy(), (X[:, 0] > 0).long().numpy()
+    wanted = GaussianMixtureClassifier(random_state=0).fit(rows, labels)
+    with apple.device(monkeypatch):
+        own = GaussianMixtureClassifier(random_state=0, device=THERE).fit(rows, labels)
+        answers = own.predict_log_proba(rows)
+        own.partial_fit(rows, labels)
+    close(torch.from_numpy(answers), torch.from_numpy(wanted.predict_log_proba(rows)), 1e-3)
+
+
 def test_files_are_read_into_it(monkeypatch, tmp_path):
     path = tmp_path / "mixture.safetensors"
     tg.save(tg.GaussianMixture.from_parameters(CASE.start("full")), path)  # float64

@@ -10,6 +10,7 @@ from tests.cases import Case
 from tests.without_float64.apple import THERE, placed, there
 from tests.without_float64.common import X, mixture_of
 from torchgmm import checks, exact
+from torchgmm.images import denoise
 
 
 @pytest.mark.parametrize("name", ["quadratic", "screened", "triton", "quadratic:tf32x3"])
@@ -33,6 +34,7 @@ DOORS = {
     "marginal": lambda mixture: tg.marginal(mixture, [0]),
     "calibrate": lambda mixture: tg.calibrate(mixture, X),
     "surprise": lambda mixture: tg.surprise(mixture, X),
+    "denoise": lambda _: denoise(torch.zeros(8, 8), placed(tg.GaussianMixture(2, 4)), 0.1),
     "PCA": lambda mixture: tg.PCA().fit(there(X)),
 }
 

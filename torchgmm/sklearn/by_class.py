@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from ..checks import compute_dtype
 from ..mixture import GaussianMixture
 from ..parameters import Parameters, filled_up, stacked, without_absent
 from .attributes import attributes_of
@@ -83,7 +84,9 @@ class ByClass:
     def _joint(self, rows: Rows) -> Tensor:
         """`log prior + log p(x | c)` of all rows `(N, C)`, on their device."""
         place = rows.device if self.device is None else torch.device(self.device)
-        mixture = self.mixture_.to(place)
+        held = self.mixture_.as_parameters().map(Tensor.detach)
+        dtype = compute_dtype(self._dtype, torch.float32, place)
+        mixture = GaussianMixture.from_parameters(held.to(dtype, place))
         prior = torch.from_numpy(self.class_prior_).log()
         unknown = torch.tensor([p is None for p in self._found])
         prior = prior.masked_fill(unknown, -torch.inf).to(place, mixture.dtype)
