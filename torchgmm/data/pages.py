@@ -201,8 +201,8 @@ def _page(head: bytes, optional: bool) -> tuple[int, int, int, int]:
         levels = fields[16 * 8 + 5] + fields[16 * 8 + 6]
     else:
         raise ValueError("no numbers")
-    if encoding != _PLAIN or count <= 0:
-        raise ValueError("encoded")
+    if encoding != _PLAIN or count <= 0 or levels < 0:
+        raise ValueError("encoded, or no header at all")
     return end, fields[3], levels, count
 
 
