@@ -188,7 +188,10 @@ def check_finite(
         if dtype == torch.float32 and x.dtype in (torch.int32, torch.int64):
             _check_integers(x, what)
         return
-    low, high = (float(v) for v in torch.aminmax(x.detach()))  # NaN comes through aminmax
+    x = x.detach()
+    # of what does not lie in one piece, as blocks of columns, aminmax would make a copy first
+    ends = torch.aminmax(x) if x.is_contiguous() else (x.amin(), x.amax())
+    low, high = (float(v) for v in ends)  # NaN comes through
     reach = max(abs(low), abs(high))
     if reach <= largest_allowed(dtype):
         return

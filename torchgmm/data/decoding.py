@@ -1,4 +1,4 @@
-"""Columns of a parquet file as numbers, several of them decoded at the same time."""
+"""Columns of a parquet file as numbers, several of them read and decoded at the same time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .pages import PlainFile, Stored
 
 __all__ = ["Lane", "Span", "filled", "is_list", "numbers_in", "together"]
 
@@ -45,29 +46,51 @@ class Lane:
         features: names of columns.
         weight: name of the column of weights, where it is this lane's.
         span: which rows.
+        plain: the same columns, weights last, as far as there is nothing to decode.
     """
 
-    def __init__(self, file: Any, features: Sequence[str], weight: str | None, span: Span) -> None:
+    def __init__(
+        self,
+        file: Any,
+        features: Sequence[str],
+        weight: str | None,
+        span: Span,
+        plain: PlainFile,
+    ) -> None:
         self._features, self._weight = features, weight
         wanted = [*features] if weight is None else [*features, weight]
-        self._pieces = _pieces(_batches(file, wanted, span), span)
+        self._pieces = _pieces(_batches(file, wanted, span, plain), span)
 
     def fill(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The next rows, in `x (d, n)` where its dtype has room for them; and their weights."""
         weights: list[np.ndarray] = []
         at = 0
         while at < x.shape[1]:
-            batch = next(self._pieces)
-            end = at + batch.num_rows
-            features = [numbers_in(batch.column(name)) for name in self._features]
-            kind = np.result_type(x.dtype, *features)
-            if kind != x.dtype:  # integers of which some are missing
-                x = x.astype(kind)
-            np.concatenate(features, out=x[:, at:end], casting="unsafe")
-            if self._weight is not None:
-                weights.append(numbers_in(batch.column(self._weight))[0])
+            piece = next(self._pieces)
+            end = at + piece.num_rows
+            if isinstance(piece, Stored):
+                self._read(piece, x[:, at:end], weights)
+            else:
+                x = self._decode(piece, x, at, weights)
             at = end
         return x, np.concatenate(weights) if weights else None
+
+    def _read(self, piece: Stored, x: np.ndarray, weights: list[np.ndarray]) -> None:
+        for number, row in enumerate(x):
+            piece.put(row, number)
+        if self._weight is not None:
+            weights.append(piece.column(len(x)))
+
+    def _decode(self, batch: Any, x: np.ndarray, at: int, weights: list[np.ndarray]) -> np.ndarray:
+        """In `x` from `at` on, or in a copy whose dtype has room for it."""
+        features = [numbers_in(batch.column(name)) for name in self._features]
+        kind = np.result_type(x.dtype, *features)
+        if kind != x.dtype:  # integers of which some are missing
+            x = x.astype(kind)
+        np.concatenate(features, out=x[:, at : at + batch.num_rows], casting="unsafe")
+        if self._weight is not None:
+            weights.append(numbers_in(batch.column(self._weight))[0])
+        return x
 
 
 def filled(
@@ -97,16 +120,20 @@ def together(groups: Sequence[int], edges: Sequence[int]) -> list[list[int]]:
     return lists
 
 
-def _batches(file: Any, columns: list[str], span: Span) -> Iterator[Any]:
+def _batches(file: Any, columns: list[str], span: Span, plain: PlainFile) -> Iterator[Any]:
     rows = min(span.rows, _DECODED_ROWS)
     for groups in span.groups:
+        stored = plain.rows(groups[0]) if len(groups) == 1 else None
+        if stored is not None:
+            yield stored
+            continue
         yield from file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
 
 
 def _pieces(batches: Iterator[Any], span: Span) -> Iterator[Any]:
     """The rows of a span, cut where they are asked for."""
     done, skip = 0, span.skip
-    for batch in batches:
+    for batch in batches:  # record batches and `Stored`, which are cut in the same way
         at, skip = min(skip, batch.num_rows), max(0, skip - batch.num_rows)
         while at < batch.num_rows and done < span.total:
             size = min(batch.num_rows - at, span.rows - done % span.rows, span.total - done)

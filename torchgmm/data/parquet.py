@@ -15,6 +15,7 @@ import torch
 from ..errors import InputError, MissingExtraError
 from .arrays import as_tensor
 from .decoding import Lane, Span, filled, is_list, numbers_in, together
+from .pages import PlainFile
 from .tables import Choice, Rows, Table
 
 __all__ = ["ParquetTable"]
@@ -95,10 +96,13 @@ class ParquetTable(Table):
             )
         others = [opened.enter_context(self._open(file.metadata)) for _ in edges[2:]]
         weights = [*(None for _ in others), self.weight_column]
-        return [
-            Lane(own, self.feature_columns[a:b], weight, span)
-            for own, (a, b), weight in zip([file, *others], pairwise(edges), weights, strict=True)
-        ]
+        lanes = []
+        for own, (a, b), weight in zip([file, *others], pairwise(edges), weights, strict=True):
+            features = self.feature_columns[a:b]
+            wanted = features if weight is None else [*features, weight]
+            plain = opened.enter_context(PlainFile(self.path, own, wanted))
+            lanes.append(Lane(own, features, weight, span, plain))
+        return lanes
 
     def _room(self, n_rows: int) -> np.ndarray:
         """Where a block goes, `(D, n)`: lists lie row by row, all others column by column."""
