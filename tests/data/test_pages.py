@@ -92,8 +92,9 @@ def test_required_columns_have_no_levels(tmp_path, read):
 )
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_what_has_to_be_decoded_is_left_to_pyarrow(tmp_path, read, kinds, options, version):
-    table = {name: np.abs(c) for name, c in columns(*["i2" if k == "u8" else k for k in kinds]).items()}
-    table = {name: c.astype(k) for (name, c), k in zip(table.items(), kinds, strict=True)}
+    given = columns(*["i2" if kind == "u8" else kind for kind in kinds])
+    pairs = zip(given.items(), kinds, strict=True)
+    table = {name: np.abs(c).astype(kind) for (name, c), kind in pairs}
     options = {**PLAIN, **options, "data_page_version": version}
     write_parquet(tmp_path / "x.parquet", table, **options)
     got = all_rows(ShardSource(tmp_path / "x.parquet", block_rows=450)).double()

@@ -76,7 +76,6 @@ class Stored:
         if out is not x:
             x[:] = out
 
-
     def column(self, number: int) -> np.ndarray:
         """The same in an array of its own."""
         x = np.empty(self.num_rows, self.columns[number].dtype)
@@ -147,7 +146,7 @@ def _pages(
 ) -> tuple[tuple[int, int, int], ...]:
     """First row, number of rows and place of the numbers, of every page of a chunk.
 
-    None if in doubt. Remembered, as a pass takes longer to find pages than to begin reading them.
+    Nothing if in doubt. Remembered: to find pages takes longer than to begin reading them.
     """
     pages = []
     first = 0
@@ -250,7 +249,7 @@ def _fields(data: bytes) -> tuple[dict[int, int], int]:
 
 def _read_into(file: BinaryIO, out: np.ndarray) -> None:
     """As many bytes as `out` has."""
-    room = memoryview(out).cast("B")
+    room = out.view(np.uint8).data
     while len(room):
         count = file.readinto(room)  # type: ignore[attr-defined]
         if not count:
