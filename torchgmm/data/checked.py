@@ -33,8 +33,8 @@ class Checked(Source):
         source: the rows.
         dtype: of the computation.
         device: of the computation.
-        by_columns: whether few rows in memory are turned once and kept, feature by feature, for
-            all passes.
+        by_columns: whether few rows are turned, feature by feature; those in memory once for all
+            passes. On a CPU, where operations then run along the rows.
     """
 
     def __init__(
@@ -54,9 +54,10 @@ class Checked(Source):
         self.stable, self.reads = source.stable, source.reads
         self.on_host = source.on_host
         self.own, self.group = source.own, source.group
-        rows = math.inf if source.reads or source.n_rows is None else source.n_rows
+        rows = math.inf if source.n_rows is None else source.n_rows
         small = rows * self.n_features * dtype.itemsize <= _KEPT_BYTES
-        self._keeps = by_columns and small and source.stable and source.replayable
+        self._turns = by_columns and small and device.type == "cpu"
+        self._keeps = self._turns and not source.reads and source.stable and source.replayable
         self._kept: Block | None = None
 
     @property
@@ -68,9 +69,10 @@ class Checked(Source):
             yield self._kept
             return
         for block in self._delivered(self._source.blocks(skip=skip), skip):
-            if self._keeps and len(block.x) == self.n_rows:
-                block = self._kept = replace(block, x=block.x.mT.contiguous().mT)
-            yield block
+            found = self._turned(block)
+            if self._keeps and len(found.x) == self.n_rows:
+                self._kept = found
+            yield found
         self._clean = self._clean or skip == 0
 
     def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
@@ -88,7 +90,13 @@ class Checked(Source):
             every = next(self.blocks(), None)
             if every is not None and len(every.x) == self.n_rows:
                 return every
-        return self._usable(self._source.sample(size, generator))
+        return self._turned(self._usable(self._source.sample(size, generator)))
+
+    def _turned(self, block: Block) -> Block:
+        """Column by column, if all rows are in the block and few: the same rows, the same bits."""
+        if not self._turns or len(block.x) != self.n_rows:
+            return block
+        return replace(block, x=block.x.mT.contiguous().mT)
 
     def _delivered(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
         usable = self._all_usable(blocks, first)

@@ -118,7 +118,8 @@ class PlainFile:
         columns = []
         for number, dtype, optional in self._columns:
             chunk = found.column(number)
-            if chunk.compression != "UNCOMPRESSED" or chunk.dictionary_page_offset is not None:
+            coded = chunk.compression != "UNCOMPRESSED" or chunk.dictionary_page_offset is not None
+            if coded or chunk.file_path:  # or it lies in another file
                 return None
             pages = _pages(
                 self._opened, chunk.data_page_offset, found.num_rows, dtype.itemsize, optional
