@@ -100,8 +100,8 @@ class Parameters:
         self, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> Parameters:
         """The same mixture in another dtype or on another device."""
-        own = self.means
-        if dtype in (None, own.dtype) and device in (None, own.device):
+        own = (self.means, self.logits, self.scale)
+        if all(dtype in (None, t.dtype) and device in (None, t.device) for t in own):
             return self
         return self.map(lambda t: t.to(device=device, dtype=dtype))
 

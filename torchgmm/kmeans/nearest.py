@@ -40,8 +40,10 @@ def assign(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 def nearest_labels(x: Tensor, centres: Tensor) -> Tensor:
     """The labels alone."""
-    found = [label for *_, label in _compared(x, centres)]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    for part, *_, label in _compared(x, centres):
+        labels[part] = label  # in their place: what lies between large buffers cuts the heap up
+    return labels
 
 
 def _compared(x: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
@@ -54,6 +56,7 @@ def _compared(x: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor, Tenso
     fused = is_fused(x)
     norms = (near * near).sum(1)
     size = max(256, _CHUNK_BYTES // (8 * max(1 if fused else len(centres), x.shape[1])))
+    space = room((0 if fused else min(size, len(x)), len(centres)), x)
     for start in range(0, len(x), size):
         part = slice(start, start + size)
         rows = x[part] - origin
@@ -63,7 +66,8 @@ def _compared(x: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor, Tenso
             labels, away = triton_nearest.nearest(rows[None], near[None])
             yield part, rows, away[0], labels[0]
         else:
-            least, label = torch.addmm(norms, rows, near.mT, alpha=-2).min(1)
+            own = space[: len(rows)]
+            least, label = torch.addmm(norms, rows, near.mT, alpha=-2, out=own).min(1)
             yield part, rows, least, label
 
 
