@@ -42,6 +42,13 @@ def wait_until(condition, seconds=5.0):
     return condition()
 
 
+@pytest.fixture(autouse=True)
+def alone():
+    """Readers of tests before, whose errors may still hold them, have ended."""
+    gc.collect()
+    assert wait_until(lambda: not readers())
+
+
 @pytest.mark.parametrize("depth", [1, 2, 50])
 def test_order_is_kept_and_the_thread_ends(depth):
     assert [b.start for b in ahead(numbered(20), depth=depth)] == list(range(0, 40, 2))

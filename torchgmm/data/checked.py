@@ -68,11 +68,9 @@ class Checked(Source):
         if self._kept is not None and skip == 0:
             yield self._kept
             return
-        for block in self._delivered(self._source.blocks(skip=skip), skip):
-            found = self._turned(block)
-            if self._keeps and len(found.x) == self.n_rows:
-                self._kept = found
-            yield found
+        delivered = self._delivered(self._source.blocks(skip=skip), skip)
+        # directly where they are many, so that a reader ends with whoever takes its blocks
+        yield from self._all_turned(delivered) if self._turns else delivered
         self._clean = self._clean or skip == 0
 
     def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
@@ -91,6 +89,13 @@ class Checked(Source):
             if every is not None and len(every.x) == self.n_rows:
                 return every
         return self._turned(self._usable(self._source.sample(size, generator)))
+
+    def _all_turned(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        for block in blocks:
+            found = self._turned(block)
+            if self._keeps and len(found.x) == self.n_rows:
+                self._kept = found
+            yield found
 
     def _turned(self, block: Block) -> Block:
         """Column by column, if all rows are in the block and few: the same rows, the same bits."""
