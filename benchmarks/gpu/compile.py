@@ -1,8 +1,9 @@
 """Compile every fused kernel for a GPU that need not be there: `python -m benchmarks.gpu.compile`.
 
 Triton brings NVIDIA's assembler, which says what a kernel takes of a multiprocessor: registers of a
-thread, bytes that spill to memory for want of them, shared memory. With `--check` the exit status
-is 1 where something does not compile or does not fit.
+thread, bytes that spill to memory for want of them, shared memory, and how many programs a
+multiprocessor holds at a time. With `--check` the exit status is 1 where something does not compile
+or does not fit, or where a place is computed in 32 bits from a number of rows or a stride.
 """
 
 import argparse
@@ -91,7 +92,35 @@ def compiled(kernel, constants, warps, dtype, capability):
     source = ASTSource(kernel, signature, places, aligned)
     options = {"num_warps": warps, "num_stages": 2}
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return *_assembled(built.asm["ptx"], capability), built.metadata.shared
+    narrow = narrow_offsets(built.asm["ttir"])
+    return *_assembled(built.asm["ptx"], capability), built.metadata.shared, narrow
+
+
+def narrow_offsets(code):
+    """Lines of Triton's intermediate code that compute places of rows in 32 bits.
+
+    That is a product or sum of 32-bit numbers of which one is a number of rows, a stride or the
+    number of the program: it wraps around where there are 2^31 rows, or as many numbers.
+    """
+    came_from, found = {}, []
+    for line in code.splitlines():
+        if same := _SAME.match(line):
+            came_from[same[1]] = came_from.get(same[2], same[2])
+        elif program := _PROGRAM.match(line):
+            came_from[program[1]] = "%program_id"
+        elif (made := _MADE.match(line)) and made[3].endswith("i32"):
+            names = (name.strip() for name in made[2].split(","))
+            if any(_ROWS.match(came_from.get(name, name)) for name in names):
+                found.append(line.split(" loc(")[0].strip())
+    return found
+
+
+_SAME = re.compile(
+    r"\s*(%\S+) = (?:tt\.splat|tt\.expand_dims|tt\.broadcast|tt\.reshape|arith\.extsi) (%[\w.#]+)"
+)
+_PROGRAM = re.compile(r"\s*(%\S+) = tt\.get_program_id")
+_MADE = re.compile(r"\s*(%\S+) = arith\.(?:muli|addi|subi) ([^:]+) : (?:tensor<[\dx]*)?(i\d+)")
+_ROWS = re.compile(r"%(n_rows|n_columns|n_terms|slab_rows|stride_\w+|program_id)$")
 
 
 def _assembled(ptx, capability):
@@ -110,29 +139,42 @@ def _assembled(ptx, capability):
     return int(registers[1]) if registers else 0, int(spilled[1]) if spilled else 0
 
 
+def resident(registers, shared, warps):
+    """Programs that a multiprocessor of compute capability 9.0 holds at a time."""
+    each = -(-max(registers, 1) // 8) * 8 * 32 * warps  # registers come in units of 256 a warp
+    return min(65_536 // each, (SHARED + 1024) // (shared + 1024), 64 // warps)
+
+
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="exit with 1 if something is wrong")
     parser.add_argument("--capability", type=int, default=90, help="90 is Hopper (H100)")
+    parser.add_argument("--once", action="store_true", help="the first case of every kernel")
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     options = parser.parse_args()
     failed = 0
-    print("kernel, case, dtype: registers of a thread, bytes spilled, bytes of shared memory")
+    print("kernel, case, dtype: registers of a thread, bytes spilled, bytes of shared memory, "
+          "programs at a time")  # fmt: skip
+    seen = set()
     for label, kernel, constants, warps, dtype in table():
         name = f"{kernel.__name__} {label} {str(dtype)[6:]}"
-        if options.only not in name:
+        if options.only not in name or (options.once and kernel in seen):
             continue
+        seen.add(kernel)
         try:
-            registers, spilled, shared = compiled(
+            registers, spilled, shared, narrow = compiled(
                 kernel, constants, warps, dtype, options.capability
             )
         except Exception as error:
             failed += 1
             print(f"{name}: FAILED, {error}")
             continue
-        failed += shared > SHARED
-        print(f"{name}: {registers}, {spilled}, {shared}", flush=True)
+        failed += shared > SHARED or bool(narrow)
+        at_once = resident(registers, shared, warps)
+        print(f"{name}: {registers}, {spilled}, {shared}, {at_once}", flush=True)
+        for line in narrow:
+            print(f"  in 32 bits: {line}")
     return int(options.check and failed > 0)
 
 

@@ -193,14 +193,31 @@ def test_all_products_of_two_coordinates_in_one_launch(batch, device):
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_for_a_gpu_that_is_not_here():
+@pytest.mark.parametrize("which", [("--once",), ("--only", "D=64")], ids=" ".join)
+def test_every_kernel_compiles_for_a_gpu_that_is_not_here(which):
     """Triton's compiler and assembler need no device; what does not fit into one they refuse."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu.compile", "--check", "--only", "D=64"],
+        [sys.executable, "-m", "benchmarks.gpu.compile", "--check", *which],
         capture_output=True, text=True, timeout=600, env=env,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_places_in_32_bits_are_found():
+    from benchmarks.gpu.compile import narrow_offsets
+
+    code = """
+    %program = tt.get_program_id x : i32 loc(#loc1)
+    %wide = arith.extsi %n_rows : i32 to i64 loc(#loc2)
+    %good = arith.addi %wide, %tiles : i64 loc(#loc2)
+    %part = arith.muli %start, %n_features : i32 loc(#loc2)
+    %same = tt.splat %stride_xn : i32 -> tensor<64x1xi32> loc(#loc2)
+    %tiles = arith.addi %n_rows, %c63_i32 : i32 loc(#loc3)
+    %at = arith.muli %d, %same : tensor<64x1xi32> loc(#loc4)
+    %rows = arith.muli %program, %c128_i32 : i32 loc(#loc5)
+    """
+    assert [line.split(" = ")[0] for line in narrow_offsets(code)] == ["%tiles", "%at", "%rows"]
 
 
 @pytest.mark.parametrize("family", ["full", "tied_diagonal"])

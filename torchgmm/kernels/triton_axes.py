@@ -55,7 +55,7 @@ def joint_axes(
         heads = (b * stride_fb + k * stride_fk)[None, :, None]
         squares = tl.full((BN, BK, BD), 0.0, log_prob.dtype.element_ty)
         for start in range(0, n_features, BD):
-            d = (start + tl.arange(0, BD))[None, None, :]
+            d = (start + tl.arange(0, BD)).to(tl.int64)[None, None, :]
             real = d < n_features
             both = known[None, :, None] & real
             at = x + b * stride_xb + rows[:, None, None] * stride_xn + d * stride_xd

@@ -125,7 +125,7 @@ def nearest_centre(
         at_c = centre + (b * n_components + k)[None, :] * n_features
         cross = tl.full((BN, BK), 0.0, norm.dtype.element_ty)
         for start in range(0, n_features, BJ):
-            j = start + tl.arange(0, BJ)
+            j = (start + tl.arange(0, BJ)).to(tl.int64)
             real = j < n_features
             both = there[:, None] & real[None, :]
             own = tl.load(at_x + j[None, :] * stride_xd, mask=both, other=0.0)

@@ -75,8 +75,9 @@ def _tiles(
     BK: tl.constexpr,
 ):
     """One tile of one slab of terms."""
-    row_tiles, column_tiles = (n_rows + BM - 1) // BM, (n_columns + BN - 1) // BN
     program = tl.program_id(0).to(tl.int64)
+    row_tiles = (program * 0 + n_rows + BM - 1) // BM  # in 64 bits
+    column_tiles = (program * 0 + n_columns + BN - 1) // BN
     m = program % row_tiles * BM + tl.arange(0, BM)
     n = program // row_tiles % column_tiles * BN + tl.arange(0, BN)
     b = program // row_tiles // column_tiles % n_batch

@@ -95,8 +95,11 @@ class Launcher:
         self._limit, self._least = _limit(like.dtype), _LEAST_EXPONENT[like.dtype]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density `(*B, N)`."""
-        return self._pass(_part(x, slice(None)), keep=False)[0]
+        """Log-density `(*B, N)`, chunk by chunk: rows may have to be turned, which is a copy."""
+        out = x.new_empty(*self._parameters.batch_shape, x.shape[-2])
+        for part in _cut(x.shape[-2], self._chunk_rows(x, 0)):
+            out[..., part] = self._pass(_part(x, part), keep=False)[0]
+        return out
 
     def log_joint(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """`log pi_k N(x_n; k)` by chunks of rows, `(*B, K, n)`."""

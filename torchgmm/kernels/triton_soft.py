@@ -90,8 +90,9 @@ def _multiply(
     BN: tl.constexpr,
     BS: tl.constexpr,
 ):
-    row_tiles, pair_tiles = (n_rows + BN - 1) // BN, (n_pairs + BS - 1) // BS
     program = tl.program_id(0).to(tl.int64)
+    row_tiles = (program * 0 + n_rows + BN - 1) // BN  # in 64 bits
+    pair_tiles = (n_pairs + BS - 1) // BS
     rows = program % row_tiles * BN + tl.arange(0, BN)
     pairs = program // row_tiles % pair_tiles * BS + tl.arange(0, BS)
     start = program // row_tiles // pair_tiles * stride_b + rows[None, :]
