@@ -182,16 +182,18 @@ def test_it_runs(tmp_path):
 def test_tiles_can_be_tuned(capsys, monkeypatch, device):
     pytest.importorskip("triton", reason="Triton is not installed")
     from benchmarks.gpu import tune
-    from torchgmm.kernels import triton_run
+    from torchgmm.kernels import triton_quadratic, triton_run
 
     if device.type == "cpu" and torch.cuda.is_available():
         pytest.skip("runs on the GPU: --device cuda")
-    monkeypatch.setattr(triton_run, "interpreted", lambda: False)
+    for module in (triton_run, triton_quadratic):
+        monkeypatch.setattr(module, "interpreted", lambda: False)
     sizes = "--rows 40 --features 3 --components 2 --repeats 1 --most 2 --precision ieee"
     tune.main(["--device", str(device), *sizes.split()])
     said = capsys.readouterr()
-    full, diagonal, *budgets, products, clusters = said.out.splitlines()
+    full, formed, diagonal, *budgets, products, clusters = said.out.splitlines()
     assert full.startswith("full 40x3-2 ieee: Tile(sizes=(32, 16, 16)")
+    assert formed.startswith("triton_quadratic full 40x3-2 ieee: Tile(sizes=(64, 64, 16)")
     assert diagonal.startswith("diagonal 40x3-2 ieee: Tile(sizes=(32, 16, 1)")
     assert [line.split(": ")[0] for line in budgets] == [
         f"quadratic full 40x3-2, chunks of {mib} MiB" for mib in tune.BUDGETS

@@ -20,26 +20,34 @@ from triton.compiler import ASTSource
 
 from torchgmm.kernels import (
     triton_axes,
+    triton_formed,
     triton_matrix,
     triton_nearest,
     triton_product,
+    triton_quadratic,
     triton_run,
     triton_soft,
 )
+from torchgmm.kernels.triton_launch import Tile
 
 SHARED = 227 * 2**10  # bytes that a program may have on compute capability 9.0
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 INTEGERS = {  # pointers to them, which are called otherwise elsewhere
     triton_soft._multiply: {"left": "i32", "right": "i32"},
+    triton_formed.joint_formed: {"left": "i32", "right": "i32"},
+    triton_formed.sums_formed: {"left": "i32", "right": "i32"},
     triton_nearest.nearest_centre: {"label": "i32"},
     triton_nearest.sum_tiles: dict.fromkeys(("order", "edge", "first", "owner"), "i64"),
     triton_nearest.join_tiles: {"first": "i64", "all_weight": "fp64", "all_total": "fp64"},
 }
-NUMBERS = re.compile(r"^(n_|stride_|slab_)")
+NUMBERS = re.compile(r"^(n_|stride|slab_)")
+FORMED = (triton_formed.joint_formed, triton_formed.shares, triton_formed.sums_formed)
+WHOLE = ("n_features", "n_used", "slab_rows", "stride_yb", "stride")  # multiples of 16 there
+USUAL = Tile(())
 
 
 def table():
-    """What to compile: a label, the kernel, its constants, warps, the dtype."""
+    """What to compile: a label, the kernel, its constants, its tile, the dtype."""
     flags = {"HAS_SHIFT": True, "HAS_W": True, "ABOUT": True, "WITH_JOINT": True}
     limits = {"LIMIT": 4e37, "LOWEST": -3.4e38, "LEAST": -80.0}
     for dtype, precisions in ((torch.float32, PRECISIONS), (torch.float64, ("ieee",))):
@@ -50,31 +58,49 @@ def table():
                 kernels = (triton_matrix.log_prob_matrix, triton_matrix.sums_matrix)
                 for kernel, tile in zip(kernels, tiles, strict=True):
                     sizes = dict(zip(("BN", "BJ", "BD"), tile.sizes, strict=True))
-                    yield f"D={d} {precision}", kernel, constants | sizes, tile.warps, dtype
+                    yield f"D={d} {precision}", kernel, constants | sizes, tile, dtype
         for k, d in ((3, 2), (8, 16), (64, 64), (1024, 128)):
             tiles = triton_run.axes_tiles(k, d)
             kernels = (triton_axes.joint_axes, triton_axes.sums_axes)
             for kernel, tile in zip(kernels, tiles, strict=True):
                 sizes = dict(zip(("BN", "BK", "BD"), tile.sizes, strict=True))
-                yield f"K={k} D={d}", kernel, {**flags, **limits, **sizes}, tile.warps, dtype
+                yield f"K={k} D={d}", kernel, {**flags, **limits, **sizes}, tile, dtype
+        yield from formed(dtype, precisions, flags | limits)
         for precision in precisions:
             sizes = dict(zip(("BM", "BN", "BK"), triton_product._TILE.sizes, strict=True))
             constants = {**sizes, "ADD": True, "PRECISION": precision}
-            yield precision, triton_product._tiles, constants, triton_product._TILE.warps, dtype
+            yield precision, triton_product._tiles, constants, triton_product._TILE, dtype
         for k in (2, 64):
             sizes = {"BN": triton_soft._ROWS, "BK": min(triton_soft._COMPONENTS, k)}
-            yield f"K={k}", triton_soft._soft_assign, {**limits, **sizes}, 4, dtype
+            yield f"K={k}", triton_soft._soft_assign, {**limits, **sizes}, USUAL, dtype
         sizes = {"BN": triton_soft._ROWS, "BS": triton_soft._PAIRS}
-        yield "", triton_soft._multiply, sizes, 4, dtype
+        yield "", triton_soft._multiply, sizes, USUAL, dtype
         sizes = dict(zip(("BN", "BK", "BJ"), triton_nearest._TILE.sizes, strict=True))
-        yield "", triton_nearest.nearest_centre, sizes, triton_nearest._TILE.warps, dtype
+        yield "", triton_nearest.nearest_centre, sizes, triton_nearest._TILE, dtype
         sizes = {"BN": triton_nearest._AT_ONCE, "BD": triton_nearest._FEATURES}
         constants = {**sizes, "HAS_W": True, "SUMMED": triton_nearest._SUMMED}
-        yield "", triton_nearest.sum_tiles, constants, 4, dtype
-        yield "", triton_nearest.join_tiles, sizes, 4, dtype
+        yield "", triton_nearest.sum_tiles, constants, USUAL, dtype
+        yield "", triton_nearest.join_tiles, sizes, USUAL, dtype
 
 
-def compiled(kernel, constants, warps, dtype, capability):
+def formed(dtype, precisions, given):
+    """The kernels that form quadratic features, for full, diagonal and spherical covariances."""
+    yield "", triton_formed.shares, {**given, "BN": triton_quadratic._SHARES}, USUAL, dtype
+    for label, k, size in (("K=16 P=560", 16, 560), ("K=64 P=2144", 64, 2144),
+                           ("K=1024 P=256", 1024, 256), ("K=1024 P=128", 1024, 128)):  # fmt: skip
+        ready = size > 4 * 128
+        tiles = triton_quadratic.tiles(k, size, dtype)
+        flags = {"HAS_EXTRA": size == 128, "READY": ready}
+        for precision in precisions:
+            for kernel, tile in zip(
+                (triton_formed.joint_formed, triton_formed.sums_formed), tiles, strict=True
+            ):
+                sizes = dict(zip(("BN", "BK", "BP"), tile.sizes, strict=True))
+                constants = {**given, **flags, **sizes, "PRECISION": precision}
+                yield f"{label} {precision}", kernel, constants, tile, dtype
+
+
+def compiled(kernel, constants, tile, dtype, capability):
     """Registers, spilled bytes and shared bytes of a kernel."""
     number = "fp32" if dtype == torch.float32 else "fp64"
     names = [p.name for p in kernel.params]
@@ -85,12 +111,14 @@ def compiled(kernel, constants, warps, dtype, capability):
             signature[name] = "constexpr"
         elif NUMBERS.match(name):
             signature[name] = "i32"
+            if kernel in FORMED and name in WHOLE:
+                aligned[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "*" + INTEGERS.get(kernel, {}).get(name, number)
             aligned[(place,)] = [["tt.divisibility", 16]]
     places = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature, places, aligned)
-    options = {"num_warps": warps, "num_stages": 2}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     narrow = narrow_offsets(built.asm["ttir"])
     return *_assembled(built.asm["ptx"], capability), built.metadata.shared, narrow
@@ -120,7 +148,7 @@ _SAME = re.compile(
 )
 _PROGRAM = re.compile(r"\s*(%\S+) = tt\.get_program_id")
 _MADE = re.compile(r"\s*(%\S+) = arith\.(?:muli|addi|subi) ([^:]+) : (?:tensor<[\dx]*)?(i\d+)")
-_ROWS = re.compile(r"%(n_rows|n_columns|n_terms|slab_rows|stride_\w+|program_id)$")
+_ROWS = re.compile(r"%(n_rows|n_columns|n_terms|slab_rows|stride\w*|program_id)$")
 
 
 def _assembled(ptx, capability):
@@ -157,21 +185,21 @@ def main():
     print("kernel, case, dtype: registers of a thread, bytes spilled, bytes of shared memory, "
           "programs at a time")  # fmt: skip
     seen = set()
-    for label, kernel, constants, warps, dtype in table():
+    for label, kernel, constants, tile, dtype in table():
         name = f"{kernel.__name__} {label} {str(dtype)[6:]}"
         if options.only not in name or (options.once and kernel in seen):
             continue
         seen.add(kernel)
         try:
             registers, spilled, shared, narrow = compiled(
-                kernel, constants, warps, dtype, options.capability
+                kernel, constants, tile, dtype, options.capability
             )
         except Exception as error:
             failed += 1
             print(f"{name}: FAILED, {error}")
             continue
         failed += shared > SHARED or bool(narrow)
-        at_once = resident(registers, shared, warps)
+        at_once = resident(registers, shared, tile.warps)
         print(f"{name}: {registers}, {spilled}, {shared}, {at_once}", flush=True)
         for line in narrow:
             print(f"  in 32 bits: {line}")

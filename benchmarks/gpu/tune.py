@@ -14,13 +14,23 @@ import time
 import torch
 
 from torchgmm import GaussianMixture
-from torchgmm.kernels import Quadratic, triton_nearest, triton_product, triton_run
+from torchgmm.kernels import (
+    Quadratic,
+    TritonQuadratic,
+    triton_nearest,
+    triton_product,
+    triton_quadratic,
+    triton_run,
+)
 from torchgmm.kernels.triton_launch import Tile
 from torchgmm.kernels.triton_run import Launcher, densities
 
 MATRIX = tuple(itertools.product((32, 64, 128), (16, 32), (4, 8)))  # rows, features a time, warps
 PASS = tuple(itertools.product((32, 64, 128), (16, 32, 64), (1, 2, 4), (4, 8)))
 SUMS = tuple(itertools.product((1, 2, 4), (16, 32), (32, 64), (4, 8)))
+# rows, components, features a time, warps, steps whose loads are under way
+JOINTS = tuple(itertools.product((64, 128), (64, 128), (16, 32), (4, 8), (1, 2)))
+FEATURES = tuple(itertools.product((16, 32), (64, 128), (64, 128), (4, 8), (1, 2)))
 NEAREST = tuple(itertools.product((32, 64, 128), (32, 64, 128), (16, 32), (4, 8)))
 PRODUCTS = tuple(itertools.product((64, 128), (64, 128), (16, 32), (4, 8)))
 BUDGETS = (16, 32, 64, 128, 256)  # MiB
@@ -86,6 +96,33 @@ def tune(family, n, k, d, precision, device, repeats, most):
     print(
         f"{family} {n}x{d}-{k} {precision}: {first}, {second}; "
         f"{1000 * took:.3g} ms for log p, {1000 * whole:.3g} ms for log p and sums",
+        flush=True,
+    )
+
+
+def tune_formed(n, k, d, precision, device, repeats, most):
+    """Tiles of both kernels that form quadratic features: those of the sums, then of the other."""
+    mixture = GaussianMixture(k, d, device=device, generator=torch.Generator())
+    p = mixture.as_parameters(torch.float64).map(torch.Tensor.detach)
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device)
+    kernel, usual = TritonQuadratic(precision=precision), triton_quadratic.tiles
+    first, second = usual(k, d * (d + 3) // 2, torch.float32)
+
+    def timed(a, b):
+        triton_quadratic.tiles = lambda *sizes: (a, b)
+        try:
+            return seconds(lambda: kernel.accumulate(x, None, p), device, repeats)
+        finally:
+            triton_quadratic.tiles = usual
+
+    def some(given):
+        tiles = [Tile((r, c, f), w, s) for r, c, f, w, s in given if c <= max(64, k)]
+        return tiles[:most]
+
+    _, second = fastest(some(FEATURES), lambda tile: timed(first, tile))
+    took, first = fastest(some(JOINTS), lambda tile: timed(tile, second))
+    print(
+        f"triton_quadratic full {n}x{d}-{k} {precision}: {first}, {second}; {1000 * took:.3g} ms",
         flush=True,
     )
 
@@ -160,6 +197,8 @@ def main(arguments=None):
     device = torch.device(o.device)
     for precision, d in itertools.product(o.precision, o.features):
         tune("full", o.rows, o.components, d, precision, device, o.repeats, o.most)
+    for precision, d in itertools.product(o.precision, o.features):
+        tune_formed(o.rows, o.components, d, precision, device, o.repeats, o.most)
     for d in o.features:
         tune("diagonal", o.rows, o.components, d, "ieee", device, o.repeats, o.most)
     for d in o.features:

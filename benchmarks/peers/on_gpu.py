@@ -38,6 +38,8 @@ def systems(quick: bool = False) -> list[System]:
         ours(""),
         ours("triton", kernel="triton"),
         ours("triton:tf32x3", kernel="triton:tf32x3"),
+        ours("triton_quadratic", kernel="triton_quadratic"),
+        ours("triton_quadratic:tf32x3", kernel="triton_quadratic:tf32x3"),
         ours("quadratic", kernel="quadratic"),
         ours("quadratic:tf32x3", kernel="quadratic:tf32x3"),
         ours("dense", kernel="dense"),

@@ -60,12 +60,12 @@ def waits(monkeypatch):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("kernel", ["dense", "quadratic", "triton"])
+@pytest.mark.parametrize("kernel", ["dense", "quadratic", "triton", "triton_quadratic"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_many_steps_wait_once(family, kernel, weighted, waits, monkeypatch):
-    if kernel == "triton":
+    if kernel.startswith("triton"):
         pytest.importorskip("triton", reason="Triton is not installed")
-        from torchgmm.kernels import triton_run
+        from torchgmm.kernels import triton_quadratic, triton_run
 
         launch = triton_run.launch
 
@@ -74,7 +74,8 @@ def test_many_steps_wait_once(family, kernel, weighted, waits, monkeypatch):
             launch(*arguments)
             waits.off = before
 
-        monkeypatch.setattr(triton_run, "launch", uncounted)
+        for module in (triton_run, triton_quadratic):
+            monkeypatch.setattr(module, "launch", uncounted)
     weights = torch.rand(len(X), generator=torch.Generator().manual_seed(0)) + 0.1
     source = Checked(as_source(X, weights if weighted else None), X.dtype, X.device)
     problem = Problem(source, torch.Generator())

@@ -166,7 +166,8 @@ def test_launches_get_all_their_arguments_from_the_device(
     import inspect
 
     from tests.cases import drawn
-    from torchgmm.kernels import triton_run
+    from torchgmm.kernels import formed, triton_quadratic, triton_run
+    from torchgmm.kernels.quadratic import _about_the_middle
 
     launched = []
 
@@ -179,7 +180,8 @@ def test_launches_get_all_their_arguments_from_the_device(
             assert isinstance(argument, torch.Tensor) == (name in _POINTERS), name
         launched.append(kernel.__name__)
 
-    monkeypatch.setattr(triton_run, "launch", launch)
+    for module in (triton_run, triton_quadratic):
+        monkeypatch.setattr(module, "launch", launch)
     p = drawn(family, 3, 5, batch)
     with stand_in:
         p = p.map(there)
@@ -191,10 +193,19 @@ def test_launches_get_all_their_arguments_from_the_device(
                 assert found.second.shape == p.scale.shape
                 assert {getattr(found, f).device.type for f in vars(found)} == {"meta"}
             assert made.log_prob(x).shape == (*batch, 1000)
-    assert len(set(launched)) == 2
+            assert len(set(launched)) == 2
+            launched.clear()
+            work = formed._FormedChunks(_about_the_middle(p, x), x, dtype, 2**20, "ieee")
+            for part, joint in work:
+                log_prob, sums = work.sums(joint, w[..., part], None)
+                assert log_prob.shape == (*batch, part.stop - part.start)
+                assert sums.dtype == torch.float64
+                assert sums.device.type == "meta"
+            assert {"joint_formed", "sums_formed"} <= set(launched)
+            launched.clear()
 
 
 _POINTERS = {
     "x", "w", "centre", "shift", "factor", "log_norm", "about", "log_prob", "joint", "weight",
-    "first", "second",
+    "first", "second", "y", "left", "right", "theta", "constant", "slope", "out", "extra",
 }  # fmt: skip

@@ -7,6 +7,7 @@ from .autograd import is_traced, log_prob
 from .base import Kernel, as_kernel, kernels
 from .costs import by_columns
 from .dense import Dense, joint_log_prob, squared_distances
+from .formed import TritonQuadratic
 from .given import GivenSums, labelled_sums, weighted_sums
 from .memory import retried
 from .operators import score
@@ -23,6 +24,7 @@ __all__ = [
     "Quadratic",
     "Screened",
     "Triton",
+    "TritonQuadratic",
     "as_kernel",
     "by_columns",
     "full_precision",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..answers import answer
-from ..buffers import room
 from ..covariance import Family
 from ..errors import InputError
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import PRECISIONS, Kernel, can_launch, checked_precision, one_hot, register, soft_assign
+from .chunks import Assign, Chunks
 from .costs import dense_cost, quadratic_cost, sharing
 from .dense import Dense, all_rows
 from .features import Features, Linear, features_of
@@ -58,7 +58,6 @@ class _Limits:
 _LIMITS = {torch.float32: _Limits(3e-4, 2e-5), torch.float64: _Limits(1e-9, 1e-11)}
 _START = _Limits(3e-4, 2e-4)  # of a start, whose variances the first step forgets
 _SINGLE = _Limits(1e-10, math.inf)  # of log-probabilities that are handed out, row by row
-_MOST_ROWS = 65_536  # past which nothing is gained
 # variances of constant columns: rounding, where a floor is all there is to see
 _AT_REST = 1e-30
 
@@ -109,7 +108,7 @@ class Quadratic(Kernel):
         if not _SINGLE.allow(_expected(features), torch.float64):
             yield from self._dense().log_joint(x, parameters)
             return
-        work = _Chunks(features, x, torch.float64, self.bytes_for(x))
+        work = Chunks(features, x, torch.float64, self.bytes_for(x))
         rounded: Tensor | None = None
         for part, joint in work:
             if isinstance(features, Linear):
@@ -138,58 +137,17 @@ class Quadratic(Kernel):
     ) -> Moments:
         """`accumulate` with a plan at hand."""
         for dtype in plan.dtypes:
-            exact = dtype != torch.float32 or not can_launch(x.device)
-            precision = "ieee" if exact else self.precision
-            limits, size = _LIMITS[x.dtype], self.bytes_for(x)
-            found = _sums(plan.features, x, w, dtype, size, limits, precision=precision)
+            found = _sums(self._chunks(plan.features, x, dtype), x, w, _LIMITS[x.dtype])
             if found is not None:
                 return found
         return self._dense().accumulate(x, w, parameters)
 
-    def _dense(self) -> Dense:
+    def _chunks(self, features: Features, x: Tensor, dtype: torch.dtype) -> Chunks:
+        exact = dtype != torch.float32 or not can_launch(x.device)
+        return Chunks(features, x, dtype, self.bytes_for(x), "ieee" if exact else self.precision)
+
+    def _dense(self) -> Kernel:
         return Dense(self.budget)
-
-
-class _Chunks:
-    """Chunks of rows, loaded one after the other, with a buffer `(*B, K, n)` beside them."""
-
-    def __init__(
-        self,
-        features: Features,
-        x: Tensor,
-        dtype: torch.dtype,
-        budget: int,
-        precision: str = "ieee",
-    ) -> None:
-        p = features.parameters
-        self._features = features
-        self._x = x if x.dim() > 2 else x.expand(*features.batch, *x.shape)
-        theta = features.coefficients().to(dtype)
-        self._theta = theta.reshape(*features.batch, -1, features.size)
-        self._shape = (*p.batch_shape, p.n_components)
-        numbers = features.size * math.prod(features.batch) + 2 * math.prod(self._shape)
-        width = numbers * dtype.itemsize
-        self._rows = min(max(budget // width // 256 * 256, 64), _MOST_ROWS, x.shape[-2])
-        like = torch.empty(0, dtype=dtype, device=x.device)
-        self.layout: Any = features.layout(self._rows, like)
-        self.layout.precision = precision
-        self._joint = room((math.prod(self._shape) * self._rows,), like)
-
-    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Slices of the rows, and `log pi_k N(x_n; k)` but for what all components share."""
-        n_rows = self._x.shape[-2]
-        for start in range(0, n_rows, self._rows):
-            part = slice(start, min(start + self._rows, n_rows))
-            self._features.load(self._x[..., part, :], self.layout)
-            n = part.stop - start
-            flat = self._joint[: math.prod(self._shape) * n]
-            self.layout.joint(self._theta, flat.view(*self._theta.shape[:-1], n))
-            yield part, flat.view(*self._shape, n)
-
-    def sums(self, r: Tensor) -> Tensor:
-        """`R phi^T (*B, K, P)` of the chunk under way."""
-        own = r.reshape(*self._theta.shape[:-1], r.shape[-1])
-        return self.layout.sums(own).reshape(*self._shape, -1)  # type: ignore[no-any-return]
 
 
 def _about_the_middle(parameters: Parameters, x: Tensor) -> Features:
@@ -227,9 +185,9 @@ def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:
     features, size = _about_the_middle(unit, x), Quadratic().bytes_for(x)
     sums: Moments | None = None
     if x.dtype != torch.float64:
-        sums = _sums(features, x, w, x.dtype, size, _START, _hard_assign)
+        sums = _sums(Chunks(features, x, x.dtype, size), x, w, _START, _hard_assign)
     if sums is None:
-        sums = _sums(features, x, w, torch.float64, size, None, _hard_assign)
+        sums = _sums(Chunks(features, x, torch.float64, size), x, w, None, _hard_assign)
     if sums is None:
         raise InputError("the sums of these rows are not finite: rescale the columns")
     return sums
@@ -241,21 +199,18 @@ def _hard_assign(log_joint: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums(
-    features: Features,
+    work: Chunks,
     x: Tensor,
     w: Tensor | None,
-    dtype: torch.dtype,
-    budget: int,
     limits: _Limits | None,
-    assign: Callable[[Tensor], tuple[Tensor, Tensor]] = soft_assign,
-    precision: str = "ieee",
+    assign: Assign = soft_assign,
 ) -> Moments | None:
-    """One pass; None where the rows turn out to lie so that `dtype` lost more than `limits`."""
-    work = _Chunks(features, x, dtype, budget, precision)
+    """One pass; None where the rows turn out to lie so that the dtype lost more than `limits`."""
+    features, dtype = work.features, work.dtype
     sums = log_prob = scatter = torch.zeros((), dtype=torch.float64, device=x.device)
     for part, joint in work:
-        r, row_log_prob = assign(joint)
         chunk_w = None if w is None else w[..., part].to(dtype)
+        row_log_prob, found = work.sums(joint, chunk_w, assign)
         if isinstance(features, Linear):
             z = work.layout.linear
             row_log_prob = row_log_prob + features.row_term(z).squeeze(-2)
@@ -263,9 +218,8 @@ def _sums(
         if chunk_w is None:
             log_prob = log_prob + row_log_prob.double().sum(-1)
         else:
-            r.mul_(chunk_w.unsqueeze(-2))
             log_prob = log_prob + (row_log_prob.double() * chunk_w).sum(-1)
-        sums = sums + work.sums(r).double()
+        sums = sums + found.double()
     rows = all_rows(x, w, log_prob)
     return _moments(features, sums, scatter, log_prob, rows, dtype, limits)
 

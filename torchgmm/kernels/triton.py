@@ -19,7 +19,7 @@ from .memory import spared
 if TYPE_CHECKING:
     from .triton_run import Launcher
 
-__all__ = ["Triton", "is_fused"]
+__all__ = ["Triton", "is_fused", "require"]
 
 _MOST_FEATURES = 128  # a matrix of more does not fit into the registers of a program
 
@@ -87,18 +87,19 @@ class Triton(Kernel):
         return in_plain_coordinates(moments, parameters, x.dtype)
 
     def _launcher(self, x: Tensor, parameters: Parameters) -> Launcher:
-        _require(x.device)
+        require(x.device, self.name)
         from .triton_run import Launcher
 
         precision = self.precision if x.dtype == torch.float32 else "ieee"
         return Launcher(parameters, x, precision, self.bytes_for(x))
 
 
-def _require(device: torch.device) -> None:
+def require(device: torch.device, kernel: str) -> None:
+    """Refuse what cannot run here."""
     if importlib.util.find_spec("triton") is None:
-        raise MissingExtraError("triton", "gpu", "kernel 'triton'")
+        raise MissingExtraError("triton", "gpu", f"kernel {kernel!r}")
     if not can_launch(device):
         raise InputError(
-            f"kernel 'triton' runs on CUDA devices, the rows are on {device}: choose 'auto', or "
+            f"kernel {kernel!r} runs on CUDA devices, the rows are on {device}: choose 'auto', or "
             "set TRITON_INTERPRET=1 before Python starts to try it (slowly) on the CPU"
         )

@@ -21,6 +21,7 @@ class Tile(NamedTuple):
 
     sizes: tuple[int, ...]  # as the kernel's last arguments: rows first
     warps: int = 4
+    stages: int = 2  # loads of so many steps of a loop are under way at a time
 
 
 def interpreted() -> bool:
@@ -43,4 +44,4 @@ def launch(
     elif hasattr(torch.library, "wrap_triton"):  # so that graphs being traced see the launch
         kernel = torch.library.wrap_triton(kernel)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[(programs,)](*flat, num_warps=tile.warps, num_stages=2)
+        kernel[(programs,)](*flat, num_warps=tile.warps, num_stages=tile.stages)

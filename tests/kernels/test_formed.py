@@ -1,0 +1,174 @@
+"""What the contracts do not see of features formed in registers: tiles, slabs, that they are."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.cases import FAMILIES, Case, drawn
+from torchgmm import EM, GaussianMixture, InputError
+from torchgmm.errors import MissingExtraError
+from torchgmm.kernels import Dense, Quadratic, Triton, TritonQuadratic, as_kernel
+from torchgmm.moments import Moments
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+FIELDS = tuple(Moments.__dataclass_fields__)
+BLURRED = Case("blurred", 6, 0, 1, 4, k=3, n=1300)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu_or_interpreted(device):
+    if device.type == "cpu" and torch.cuda.is_available():
+        pytest.skip("runs on the GPU: --device cuda")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_takes_over(monkeypatch):
+    """What these products would round is small: another kernel must not have made the answer."""
+
+    def refused(*arguments):
+        raise AssertionError("refused")
+
+    monkeypatch.setattr(Triton, "accumulate", refused)
+
+
+@pytest.fixture
+def compiled_tiles(monkeypatch):
+    """Tiles as on a GPU, whose kernels still run in the interpreter where there is none."""
+    from torchgmm.kernels import triton_quadratic
+
+    monkeypatch.setattr(triton_quadratic, "interpreted", lambda: False)
+
+
+def agrees(got, expected, rtol=1e-5):
+    for field in FIELDS:
+        a, b = getattr(got, field).cpu(), getattr(expected, field)
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
+
+
+def compare(p, n, device, weighted=True, own_rows=False, budget=None, dtype=torch.float32):
+    g, batch = torch.Generator().manual_seed(0), p.batch_shape if own_rows else ()
+    x = torch.randn(*batch, n, p.n_features, generator=g, dtype=torch.float64).to(dtype)
+    w = torch.rand(*batch, n, generator=g, dtype=torch.float64).to(dtype) if weighted else None
+    q, there = p.to(device=device), None if w is None else w.to(device)
+    got = TritonQuadratic(budget).accumulate(x.to(device), there, q)
+    agrees(got, Dense().accumulate(x, w, p), {torch.float32: 2e-5, torch.float64: 1e-11}[dtype])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_moments_are_the_definition(family, weighted, device):
+    compare(drawn(family, 3, 4, condition=2.0), 300, device, weighted)
+
+
+@pytest.mark.parametrize("family", ["full", "diagonal", "spherical", "tied"])
+@pytest.mark.parametrize("own_rows", [False, True], ids=["shared rows", "own rows"])
+def test_batches(family, own_rows, device):
+    compare(drawn(family, 2, 3, (2, 2), condition=2.0), 70, device, own_rows=own_rows)
+
+
+@pytest.mark.parametrize("family", ["full", "diagonal", "spherical"])
+def test_chunks_and_slabs_add_up(family, monkeypatch, device):
+    from torchgmm.kernels import triton_quadratic
+
+    p = drawn(family, 3, 4, condition=2.0)
+    compare(p, 1300, device, budget=1)  # 512 rows, 512, and some
+    monkeypatch.setattr(triton_quadratic, "_LARGEST_SLAB", 512)
+    monkeypatch.setattr(triton_quadratic, "_TIMES", 0)  # responsibilities are made once
+    compare(p, 1300, device)
+
+
+@pytest.mark.parametrize(
+    ("family", "d", "k", "n", "dtype"),
+    [  # rows, components and features past whole tiles
+        ("full", 7, 3, 90, torch.float32),
+        ("diagonal", 35, 70, 40, torch.float32),  # more than 64 components
+        ("spherical", 70, 5, 70, torch.float32),
+        ("full", 7, 35, 40, torch.float64),
+    ],
+)
+def test_tiles_of_a_gpu_give_the_same(family, d, k, n, dtype, compiled_tiles, device):
+    compare(drawn(family, k, d, condition=2.0), n, device, dtype=dtype)
+
+
+def test_many_features_share_responsibilities(compiled_tiles, device):
+    from torchgmm.kernels import triton_quadratic
+
+    d = 24  # 324 features: past what an exponential is made again for
+    width = triton_quadratic.tiles(3, 324, torch.float32)[1].sizes[2]
+    assert 324 // width > triton_quadratic._TIMES
+    compare(drawn("full", 3, d, condition=2.0), 70, device)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that a tensor made here has."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        out = op(*args, **(kwargs or {}))
+        made = out if isinstance(out, tuple) else (out,)
+        sizes = [t.untyped_storage().nbytes() for t in made if isinstance(t, torch.Tensor)]
+        self.size = max([self.size, *sizes])
+        return out
+
+
+def test_no_tensor_has_all_features_of_all_rows(device):
+    d, n = 24, 4096
+    p = drawn("full", 2, d, condition=2.0).to(device=device)
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device)
+    sizes = []
+    for kernel in (Quadratic(2**30), TritonQuadratic(2**30)):
+        with Largest() as seen:
+            kernel.accumulate(x, None, p)
+        sizes.append(seen.size)
+    features = 4 * n * (d * (d + 3) // 2 + 1)
+    assert sizes[0] >= features  # so that this sees it
+    assert sizes[1] < features / 4
+
+
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])
+def test_other_precisions_have_names(precision, device):
+    kernel = as_kernel(f"triton_quadratic:{precision}")
+    assert kernel.ran == f"triton_quadratic:{precision}"
+    if precision == "bf16" and device.type == "cpu":
+        pytest.skip("the interpreter has no bfloat16 products")
+    # the interpreter knows float32 for both tf32s; on a GPU they keep 10 bits of a product
+    rough = {"tf32x3": 1e-5, "tf32": 1e-2, "bf16": 5e-2}[precision]
+    p = drawn("full", 2, 4, condition=2.0)
+    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    agrees(
+        kernel.accumulate(x.to(device), None, p.to(device=device)),
+        Dense().accumulate(x, None, p),
+        rough,
+    )
+
+
+def test_a_fit_by_name_is_the_fit_of_dense(device):
+    x, start = BLURRED.rows(torch.float32), BLURRED.start("full")
+    levels = []
+    for kernel, place in (("triton_quadratic", device), ("dense", torch.device("cpu"))):
+        mixture = GaussianMixture(BLURRED.k, device=place)
+        result = mixture.fit(x, EM(max_iter=3, kernel=kernel), init=start.to(device=place))
+        assert {step.kernel for step in result.history} == {kernel}
+        levels.append([step.log_likelihood for step in result.history])
+    assert levels[0] == pytest.approx(levels[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("ask", ["accumulate", "log_joint"])
+def test_rows_on_the_cpu_are_refused_unless_interpreted(ask, monkeypatch):
+    x, p, kernel = BLURRED.rows(), BLURRED.start("full"), TritonQuadratic()
+    calls = {
+        "accumulate": lambda: kernel.accumulate(x, None, p),
+        "log_joint": lambda: list(kernel.log_joint(x, p)),
+    }
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(InputError, match="'triton_quadratic' runs on CUDA devices"):
+        calls[ask]()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="gpu"):
+        calls[ask]()
