@@ -88,8 +88,8 @@ def formed(dtype, precisions, given):
     yield "", triton_formed.shares, {**given, "BN": triton_quadratic._SHARES}, USUAL, dtype
     for label, k, size in (("K=16 P=560", 16, 560), ("K=64 P=2144", 64, 2144),
                            ("K=1024 P=256", 1024, 256), ("K=1024 P=128", 1024, 128)):  # fmt: skip
-        ready = size > 4 * 128
         tiles = triton_quadratic.tiles(k, size, dtype)
+        ready = size > triton_quadratic._TIMES[dtype] * tiles[1].sizes[2]
         flags = {"HAS_EXTRA": size == 128, "READY": ready}
         for precision in precisions:
             for kernel, tile in zip(

@@ -15,6 +15,7 @@ from torchgmm.moments import Moments
 pytest.importorskip("triton", reason="Triton is not installed")
 
 FIELDS = tuple(Moments.__dataclass_fields__)
+APART = Case("apart", 16, 0, 100, 10)
 BLURRED = Case("blurred", 6, 0, 1, 4, k=3, n=1300)
 
 
@@ -48,36 +49,47 @@ def agrees(got, expected, rtol=1e-5):
         torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
 
 
+def near(family, k, d, batch=()):
+    """A mixture of little separation: float32 products of many features keep its digits too."""
+    p = drawn(family, k, d, batch, condition=2.0)
+    return type(p)(p.logits, p.means / 4, torch.zeros_like(p.scale), p.family)
+
+
 def compare(p, n, device, weighted=True, own_rows=False, budget=None, dtype=torch.float32):
     g, batch = torch.Generator().manual_seed(0), p.batch_shape if own_rows else ()
     x = torch.randn(*batch, n, p.n_features, generator=g, dtype=torch.float64).to(dtype)
     w = torch.rand(*batch, n, generator=g, dtype=torch.float64).to(dtype) if weighted else None
     q, there = p.to(device=device), None if w is None else w.to(device)
-    got = TritonQuadratic(budget).accumulate(x.to(device), there, q)
+    kernel, rows = TritonQuadratic(budget), x.to(device)
+    assert kernel.plan(rows, q).dtypes[0] == dtype
+    got = kernel.accumulate(rows, there, q)
     agrees(got, Dense().accumulate(x, w, p), {torch.float32: 2e-5, torch.float64: 1e-11}[dtype])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_moments_are_the_definition(family, weighted, device):
-    compare(drawn(family, 3, 4, condition=2.0), 300, device, weighted)
+    compare(near(family, 3, 4), 300, device, weighted)
 
 
 @pytest.mark.parametrize("family", ["full", "diagonal", "spherical", "tied"])
 @pytest.mark.parametrize("own_rows", [False, True], ids=["shared rows", "own rows"])
 def test_batches(family, own_rows, device):
-    compare(drawn(family, 2, 3, (2, 2), condition=2.0), 70, device, own_rows=own_rows)
+    compare(near(family, 2, 3, (2, 2)), 70, device, own_rows=own_rows)
 
 
 @pytest.mark.parametrize("family", ["full", "diagonal", "spherical"])
-def test_chunks_and_slabs_add_up(family, monkeypatch, device):
+@pytest.mark.parametrize("slab", [512, 1024])  # 1024: longer than what is left of the buffers
+@pytest.mark.parametrize("times", [0, 100])  # responsibilities are made once, or for every tile
+def test_chunks_and_slabs_add_up(family, slab, times, monkeypatch, device):
     from torchgmm.kernels import triton_quadratic
 
-    p = drawn(family, 3, 4, condition=2.0)
-    compare(p, 1300, device, budget=1)  # 512 rows, 512, and some
-    monkeypatch.setattr(triton_quadratic, "_LARGEST_SLAB", 512)
-    monkeypatch.setattr(triton_quadratic, "_TIMES", 0)  # responsibilities are made once
+    p = near(family, 3, 4)
+    monkeypatch.setattr(triton_quadratic, "_PROGRAMS", 1)
+    monkeypatch.setattr(triton_quadratic, "_LARGEST_SLAB", slab)
+    monkeypatch.setattr(triton_quadratic, "_TIMES", {torch.float32: times})
     compare(p, 1300, device)
+    compare(p, 1300, device, budget=1)  # chunks of 512 rows, 512, and some
 
 
 @pytest.mark.parametrize(
@@ -90,7 +102,7 @@ def test_chunks_and_slabs_add_up(family, monkeypatch, device):
     ],
 )
 def test_tiles_of_a_gpu_give_the_same(family, d, k, n, dtype, compiled_tiles, device):
-    compare(drawn(family, k, d, condition=2.0), n, device, dtype=dtype)
+    compare(near(family, k, d), n, device, dtype=dtype)
 
 
 def test_many_features_share_responsibilities(compiled_tiles, device):
@@ -98,8 +110,8 @@ def test_many_features_share_responsibilities(compiled_tiles, device):
 
     d = 24  # 324 features: past what an exponential is made again for
     width = triton_quadratic.tiles(3, 324, torch.float32)[1].sizes[2]
-    assert 324 // width > triton_quadratic._TIMES
-    compare(drawn("full", 3, d, condition=2.0), 70, device)
+    assert 324 // width > triton_quadratic._TIMES[torch.float32]
+    compare(near("full", 3, d), 70, device)
 
 
 class Largest(TorchDispatchMode):
@@ -119,7 +131,7 @@ class Largest(TorchDispatchMode):
 
 def test_no_tensor_has_all_features_of_all_rows(device):
     d, n = 24, 4096
-    p = drawn("full", 2, d, condition=2.0).to(device=device)
+    p = near("full", 2, d).to(device=device)
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device)
     sizes = []
     for kernel in (Quadratic(2**30), TritonQuadratic(2**30)):
@@ -139,7 +151,7 @@ def test_other_precisions_have_names(precision, device):
         pytest.skip("the interpreter has no bfloat16 products")
     # the interpreter knows float32 for both tf32s; on a GPU they keep 10 bits of a product
     rough = {"tf32x3": 1e-5, "tf32": 1e-2, "bf16": 5e-2}[precision]
-    p = drawn("full", 2, 4, condition=2.0)
+    p = near("full", 2, 4)
     x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     agrees(
         kernel.accumulate(x.to(device), None, p.to(device=device)),
@@ -157,6 +169,28 @@ def test_a_fit_by_name_is_the_fit_of_dense(device):
         assert {step.kernel for step in result.history} == {kernel}
         levels.append([step.log_likelihood for step in result.history])
     assert levels[0] == pytest.approx(levels[1], rel=1e-5)
+
+
+def test_what_would_lose_digits_is_multiplied_in_float64_where_that_is_quick(monkeypatch, device):
+    from torchgmm.kernels import formed
+
+    x, p = APART.rows(torch.float32), APART.start("full")
+    rows, q = x.to(device), p.to(device=device)
+    monkeypatch.setattr(formed, "_is_quick", lambda device: True)
+    agrees(TritonQuadratic().accumulate(rows, None, q), Dense().accumulate(x.double(), None, p))
+    monkeypatch.setattr(formed, "_is_quick", lambda device: False)
+    with pytest.raises(AssertionError, match="refused"):
+        TritonQuadratic().accumulate(rows, None, q)
+
+
+def test_where_float64_is_quick(monkeypatch):
+    from torchgmm.kernels import formed
+
+    found = []
+    for capability in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        found.append(formed._is_quick(torch.device("cuda")))
+    assert found == [True, False, False, True, True, False]
 
 
 @pytest.mark.parametrize("ask", ["accumulate", "log_joint"])

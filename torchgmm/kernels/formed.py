@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from .triton import Triton, require
 
 __all__ = ["TritonQuadratic"]
 
+_QUICK = ((8, 0), (9, 0), (10, 0))  # elsewhere float64 takes 32 or 64 times as long as float32
 WHOLE = 512  # rows are filled up to so many: whole tiles of every kernel
 _LARGEST_SLAB, _LARGEST_PLACE = 8192, 2**31 - 1
 
@@ -27,11 +29,14 @@ _LARGEST_SLAB, _LARGEST_PLACE = 8192, 2**31 - 1
 class TritonQuadratic(Quadratic):
     """`quadratic` in three launches per chunk, on a CUDA device.
 
-    The same products with the same digits, and the same refusal where they would lose too many:
-    then `triton` takes over. But no feature is ever stored: a product of two coordinates is made in
-    registers, on its way into the matrix product. What passes through the device's memory is a copy
-    of a chunk of rows and its log-joint, both of which its cache can hold. For full covariances
-    that is half the arithmetic of `triton`, and of the traffic of `quadratic` a fraction 1 / D.
+    The same products with the same digits. But no feature is ever stored: a product of two
+    coordinates is made in registers, on its way into the matrix product. What passes through the
+    device's memory is a copy of a chunk of rows and its log-joint, both of which its cache can
+    hold. For full covariances that is a third of the arithmetic of `triton`, and `1 / D` of the
+    traffic of `quadratic`.
+
+    Where float32 would lose digits, products of its rows are made in float64 if the device has
+    tensor cores for that, as an H100 does; else `triton` takes over.
 
     By name alone: `auto` does not choose it, as no GPU has timed it yet.
 
@@ -52,7 +57,10 @@ class TritonQuadratic(Quadratic):
 
     def plan(self, x: Tensor, parameters: Parameters) -> QuadraticPlan:
         require(x.device, self.name)
-        return super().plan(x, parameters)
+        found = super().plan(x, parameters)
+        if _is_quick(x.device):
+            return found
+        return replace(found, dtypes=tuple(dtype for dtype in found.dtypes if dtype == x.dtype))
 
     def _chunks(self, features: Features, x: Tensor, dtype: torch.dtype) -> Chunks:
         precision = self.precision if dtype == torch.float32 else "ieee"
@@ -72,6 +80,7 @@ class _Coordinates:
         self._d, self.by_columns = features.d, isinstance(features, Products)
         # squares of which only the sum is wanted
         self.has_extra = not self.by_columns and features.n_second == 1 != features.d
+        # zero, as rows past the last are read too, under no weight
         self.y = like.new_zeros(*features.batch, self._d + 1 + self.has_extra, stride)
         self.y[..., self._d, :] = 1
         self._n = stride
@@ -79,8 +88,6 @@ class _Coordinates:
     def room(self, x: Tensor) -> Tensor:
         """Where the coordinates of the chunk `x (*B, n, D)` go."""
         self._n = x.shape[-2]
-        for some in (slice(self._d), slice(self._d + 1, None)):
-            self.y[..., some, self._n :] = 0
         own = self.y[..., : self._d, : self._n]
         return own if self.by_columns else own.mT
 
@@ -150,6 +157,11 @@ class _FormedChunks(Chunks):
     @property
     def _y(self) -> Tensor:
         return self.layout.y.view(-1, *self.layout.y.shape[-2:])  # type: ignore[no-any-return]
+
+
+def _is_quick(device: torch.device) -> bool:
+    """Whether tensor cores multiply float64, as fast as others do float32: A100, H100, B200."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) in _QUICK
 
 
 @functools.lru_cache(maxsize=32)

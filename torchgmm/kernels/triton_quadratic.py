@@ -16,7 +16,8 @@ __all__ = ["Products", "padded", "tiles"]
 _PROGRAMS = 1024  # that keep some 130 multiprocessors busy
 _LEAST_SLAB, _LARGEST_SLAB = 512, 8192  # sums over more wear out in float32
 _SHARES = 512  # rows of a program that makes responsibilities
-_TIMES = 4  # that an exponential is made again before it pays to keep it
+# times that an exponential is made again before it pays to keep it
+_TIMES = {torch.float32: 4, torch.float64: 1}
 
 
 def tiles(k: int, size: int, dtype: torch.dtype) -> tuple[Tile, Tile]:
@@ -31,8 +32,10 @@ def tiles(k: int, size: int, dtype: torch.dtype) -> tuple[Tile, Tile]:
         tile = Tile((_SHARES, min(64, components), min(256, features)))
         return tile, tile
     if dtype == torch.float64:
-        sizes = min(32, components), min(32, features)
-        return Tile((64, *sizes[:1], min(16, features)), 4, 1), Tile((32, *sizes), 4, 1)
+        components = min(64, components)
+        joint, sums = (64, components, 16), (16, components, min(64, features))
+        warps = 8 if components == 64 else 4
+        return Tile(joint, warps, 1), Tile(sums, warps, 1)
     if components <= 64:
         joint, sums = (64, components, min(32, features)), (32, components, min(64, features))
         return Tile(joint, 4, 1), Tile(sums, 4, 1)
@@ -97,7 +100,7 @@ class Products:
         tile, padded = self._tiles[1], len(self._left)
         p_tiles = padded // tile.sizes[2]
         each = self._batch * cells(self._k, tile.sizes[1]) * p_tiles
-        ready = p_tiles > _TIMES
+        ready = p_tiles > _TIMES[y.dtype]
         slab = cells(n * each, _PROGRAMS * _LEAST_SLAB) * _LEAST_SLAB
         slab = min(slab, _LARGEST_SLAB)
         slabs, shape = cells(n, slab), (self._batch, self._k)
