@@ -85,12 +85,13 @@ def table():
 
 def formed(dtype, precisions, given):
     """The kernels that form quadratic features, for full, diagonal and spherical covariances."""
-    yield "", triton_formed.shares, {**given, "BN": triton_quadratic._SHARES}, USUAL, dtype
+    constants = {**given, "BN": triton_quadratic._SHARES, "SHORT": False}
+    yield "", triton_formed.shares, constants, USUAL, dtype
     for label, k, size in (("K=16 P=560", 16, 560), ("K=64 P=2144", 64, 2144),
                            ("K=1024 P=256", 1024, 256), ("K=1024 P=128", 1024, 128)):  # fmt: skip
         tiles = triton_quadratic.tiles(k, size, dtype)
         ready = size > triton_quadratic._TIMES[dtype] * tiles[1].sizes[2]
-        flags = {"HAS_EXTRA": size == 128, "READY": ready}
+        flags = {"HAS_EXTRA": size == 128, "READY": ready, "SHORT": dtype == torch.float64}
         for precision in precisions:
             for kernel, tile in zip(
                 (triton_formed.joint_formed, triton_formed.sums_formed), tiles, strict=True

@@ -172,12 +172,15 @@ def test_a_fit_by_name_is_the_fit_of_dense(device):
 
 
 def test_what_would_lose_digits_is_multiplied_in_float64_where_that_is_quick(monkeypatch, device):
-    from torchgmm.kernels import formed
+    from torchgmm.kernels import formed, triton_quadratic
 
     x, p = APART.rows(torch.float32), APART.start("full")
     rows, q = x.to(device), p.to(device=device)
     monkeypatch.setattr(formed, "_is_quick", lambda device: True)
-    agrees(TritonQuadratic().accumulate(rows, None, q), Dense().accumulate(x.double(), None, p))
+    found = TritonQuadratic().accumulate(rows, None, q)
+    agrees(found, Dense().accumulate(x.double(), None, p))
+    monkeypatch.setattr(triton_quadratic, "_TIMES", {torch.float64: 0})
+    agrees(TritonQuadratic().accumulate(rows, None, q), found)
     monkeypatch.setattr(formed, "_is_quick", lambda device: False)
     with pytest.raises(AssertionError, match="refused"):
         TritonQuadratic().accumulate(rows, None, q)

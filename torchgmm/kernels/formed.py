@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..parameters import Parameters
-from .base import _LEAST_EXPONENT, Kernel, register
+from .base import Kernel, register
 from .chunks import MOST_ROWS, Assign, Chunks
-from .features import Features, Products
+from .features import Features, Linear, Products
 from .quadratic import Quadratic, QuadraticPlan
 from .triton import Triton, require
 
@@ -130,6 +130,8 @@ class _FormedChunks(Chunks):
         theta = features.coefficients().to(dtype).reshape(batch, p.n_components, -1)
         n_second, size = features.n_second - extra, theta.shape[-1] - 1 - extra
         padded = triton_quadratic.padded(p.n_components, size, dtype)
+        # what a scatter of all rows is compared with must be theirs to the last digit
+        shares = dtype if isinstance(features, Linear) else x.dtype
         places = _places(d, n_second, self.layout.by_columns, stride, padded, x.device)
         self._products = triton_quadratic.Products(
             places,
@@ -138,7 +140,7 @@ class _FormedChunks(Chunks):
             theta[..., 0].contiguous() if extra else None,
             stride,
             precision,
-            _LEAST_EXPONENT[dtype],
+            shares,
         )
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import triton_formed
+from .base import _LEAST_EXPONENT
 from .triton_launch import Tile, cells, interpreted, launch
 
 __all__ = ["Products", "padded", "tiles"]
@@ -54,7 +55,7 @@ class Products:
         slope: of the last coordinate where that is a feature by itself, `(B, K)`.
         stride: of `y`: rows of the largest chunk, whole tiles.
         precision: of the products.
-        least: exp() of less is an exact zero.
+        shares_dtype: of whose digits responsibilities have to be.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Products:
         slope: Tensor | None,
         stride: int,
         precision: str,
-        least: float,
+        shares_dtype: torch.dtype,
     ) -> None:
         self._batch, self._k, self._size = theta.shape
-        self._stride, self._precision, self._least = stride, precision, least
+        self._stride, self._precision = stride, precision
+        self._short = shares_dtype != theta.dtype
+        self._least = _LEAST_EXPONENT[shares_dtype]
         self._tiles = tiles(self._k, self._size, theta.dtype)
         self._left, self._right = places
         padded = len(self._left)
@@ -85,7 +88,8 @@ class Products:
         tensors = (y, self._left, self._right, self._theta, self._constant, slope)
         out = (self._joint, self._log_prob)
         sizes = (n, self._k, len(self._left), used, y.shape[1], self._stride_b(y), self._stride)
-        flags = (torch.finfo(y.dtype).min, self._slope is not None, self._precision)
+        lowest = torch.finfo(y.dtype).min
+        flags = (lowest, self._slope is not None, self._short, self._precision)
         programs = self._batch * cells(n, tile.sizes[0])
         launch(
             triton_formed.joint_formed, programs, y.device, (*tensors, *out, *sizes, *flags), tile
@@ -113,7 +117,8 @@ class Products:
         tensors = (y, self._left, self._right, weights, self._joint, self._log_prob)
         sizes = (n, self._batch, self._k, padded, y.shape[1], slab)
         strides = (self._stride_b(y), self._stride, stride_w)
-        flags = (self._least, w is not None, self._slope is not None, ready, self._precision)
+        has = (w is not None, self._slope is not None)
+        flags = (self._least, *has, ready, self._short, self._precision)
         arguments = (*tensors, out, weight, extra, *sizes, *strides, *flags)
         launch(triton_formed.sums_formed, slabs * each, y.device, arguments, tile)
         parts = [out[..., : self._size], weight.unsqueeze(-1)]
@@ -125,7 +130,7 @@ class Products:
     def _make_shares(self, n: int, w: Tensor, stride_w: int, *, has_w: bool) -> None:
         programs = self._batch * self._k * cells(n, _SHARES)
         sizes = (n, self._k, self._stride, stride_w)
-        arguments = (self._joint, self._log_prob, w, *sizes, self._least, has_w)
+        arguments = (self._joint, self._log_prob, w, *sizes, self._least, has_w, self._short)
         launch(triton_formed.shares, programs, self._joint.device, arguments, Tile((_SHARES,)))
 
     def _stride_b(self, y: Tensor) -> int:
