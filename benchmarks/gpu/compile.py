@@ -3,7 +3,9 @@
 Triton brings NVIDIA's assembler, which says what a kernel takes of a multiprocessor: registers of a
 thread, bytes that spill to memory for want of them, shared memory, and how many programs a
 multiprocessor holds at a time. With `--check` the exit status is 1 where something does not compile
-or does not fit, or where a place is computed in 32 bits from a number of rows or a stride.
+or does not fit, or where a place is computed in 32 bits from a number of rows or a stride. With
+`--code` it also counts the instructions of the innermost loops: a multiprocessor of an H100 issues
+four a cycle, so they say what no tuning can save.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -44,6 +47,7 @@ NUMBERS = re.compile(r"^(n_|stride|slab_)")
 FORMED = (triton_formed.joint_formed, triton_formed.shares, triton_formed.sums_formed)
 WHOLE = ("n_features", "n_used", "slab_rows", "stride_yb", "stride")  # multiples of 16 there
 USUAL = Tile(())
+MULTIPLY = ("FFMA", "HMMA", "HGMMA", "DFMA", "DMMA")
 
 
 def table():
@@ -122,7 +126,31 @@ def compiled(kernel, constants, tile, dtype, capability):
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     narrow = narrow_offsets(built.asm["ttir"])
-    return *_assembled(built.asm["ptx"], capability), built.metadata.shared, narrow
+    figures = *_assembled(built.asm["ptx"], capability), built.metadata.shared
+    return *figures, narrow, built.asm["cubin"]
+
+
+def innermost_loops(cubin):
+    """Instructions of every loop that holds no other, and how many of them multiply and add."""
+    disassembler = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        called = [disassembler, "-c", file.name]
+        code = subprocess.run(called, capture_output=True, text=True, check=True).stdout
+    names, places, loops = [], {}, []
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            places[label[1]] = len(names)
+        elif made := re.search(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z]\w*)(.*);", line):
+            back = re.search(r"\.L_x_\d+", made[2]) if made[1] == "BRA" else None
+            if back and back[0] in places:
+                loops.append((places[back[0]], len(names) + 1))
+            names.append(made[1])
+    holds = [any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops) for a, b in loops]
+    own = [names[a:b] for (a, b), outer in zip(loops, holds, strict=True) if not outer]
+    counted = [(len(part), Counter(name for name in part if name in MULTIPLY)) for part in own]
+    return [(size, dict(products)) for size, products in counted if products]
 
 
 def narrow_offsets(code):
@@ -179,6 +207,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="exit with 1 if something is wrong")
     parser.add_argument("--capability", type=int, default=90, help="90 is Hopper (H100)")
+    parser.add_argument("--code", action="store_true", help="count instructions of loops")
     parser.add_argument("--once", action="store_true", help="the first case of every kernel")
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     options = parser.parse_args()
@@ -192,7 +221,7 @@ def main():
             continue
         seen.add(kernel)
         try:
-            registers, spilled, shared, narrow = compiled(
+            registers, spilled, shared, narrow, cubin = compiled(
                 kernel, constants, tile, dtype, options.capability
             )
         except Exception as error:
@@ -202,6 +231,8 @@ def main():
         failed += shared > SHARED or bool(narrow)
         at_once = resident(registers, shared, tile.warps)
         print(f"{name}: {registers}, {spilled}, {shared}, {at_once}", flush=True)
+        for size, products in innermost_loops(cubin) if options.code else ():
+            print(f"  loop of {size}: {products}")
         for line in narrow:
             print(f"  in 32 bits: {line}")
     return int(options.check and failed > 0)

@@ -11,9 +11,11 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | 
 python3 -c 'import torch, triton; print("torch", torch.__version__, "triton", triton.__version__)' |
     tee -a "$out/gpu.txt"
 
-# Right before fast: the contracts of the kernels, on the device. Some five minutes, most of them
-# compiling; a second run takes what the first has compiled.
-timeout 380 python3 -m pytest -q -p no:cacheprovider --device cuda \
+# Right before fast: the contracts of the kernels, on the device. Most of the time is compiling, which
+# several processes share where pytest-xdist is there; a second run takes what the first compiled.
+workers=()
+python3 -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
+timeout 380 python3 -m pytest -q -p no:cacheprovider --device cuda "${workers[@]}" \
     tests/kernels tests/gpu tests/fitting/test_graphs.py tests/fitting/test_ahead.py \
     tests/contracts/test_kernel.py tests/contracts/test_precision.py tests/data/test_gpu.py 2>&1 | tee "$out/tests.txt" | tail -25 || failed=1
 
