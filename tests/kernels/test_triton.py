@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tests.cases import Case, drawn
+from tests.cases import FAMILIES, Case, drawn
 from torchgmm import EM, GaussianMixture, InputError
 from torchgmm.errors import MissingExtraError
 from torchgmm.kernels import Dense, Triton, as_kernel, base
@@ -231,25 +231,59 @@ def test_an_operator_for_graphs_gives_the_same(family, device):
     assert torch.equal(fused_log_prob(x, *made).squeeze(0), Triton().log_prob(x, p))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_an_operator_for_an_e_step_gives_the_same(family, batch, device):
+    from torchgmm.kernels.triton_ops import fused_moments
+    from torchgmm.kernels.triton_run import Launcher
+
+    p = drawn(family, 3, 5, batch).to(device=device, dtype=torch.float32)
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0)).to(device)
+    w = torch.rand(300, generator=torch.Generator().manual_seed(1)).to(device)
+    given = (x, w, p.logits, p.means, p.scale, p.family.name)
+    torch.library.opcheck(fused_moments, given, test_utils=("test_schema", "test_faketensor"))
+    expected = Launcher(p, x, "ieee", 2**27).moments(x, w, None)
+    names = ("weight", "first", "second", "log_prob", "rows")
+    for name, got in zip(names, fused_moments(*given), strict=True):
+        assert torch.equal(got, getattr(expected, name)), name
+
+
 @pytest.mark.slow
-def test_an_exported_graph_holds_the_operator():
+def test_an_exported_graph_holds_the_operators_or_their_kernels():
     code = """
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torchgmm.kernels.triton_ops import fused_log_prob
+from torch._functorch.aot_autograd import aot_export_module
+from torchgmm.kernels.triton_ops import fused_log_prob, fused_moments
 
 class Score(torch.nn.Module):
     def forward(self, x, centre, factor, log_norm):
         return fused_log_prob(x, centre, None, factor, log_norm)
 
+class Step(torch.nn.Module):
+    def forward(self, x, logits, means, scale):
+        return fused_moments(x, None, logits, means, scale, "full")
+
+def told(graph):
+    print([str(node.target) for node in graph.nodes if node.op == "call_function"])
+
 with FakeTensorMode():  # a GPU that is not there
     shapes = ((100, 4), (1, 3, 4), (1, 3, 4, 4), (1, 3))
     program = torch.export.export(Score(), tuple(torch.empty(s, device="cuda") for s in shapes))
-print([str(node.target) for node in program.graph.nodes if node.op == "call_function"])
+    told(program.graph)
+    shapes = ((100, 4), (3,), (3, 4), (3, 4, 4))
+    told(torch.export.export(Step(), tuple(torch.empty(s, device="cuda") for s in shapes)).graph)
+    with torch.no_grad():  # what a compiler is given to compile, on whatever device
+        given = tuple(torch.empty(s) for s in shapes)
+        told(aot_export_module(Step(), given, trace_joint=False)[0].graph)
 """
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env
     )
     assert done.returncode == 0, done.stderr
-    assert "torchgmm.fused_log_prob" in done.stdout
+    score, step, inside = done.stdout.strip().splitlines()[-3:]
+    assert "torchgmm.fused_log_prob" in score
+    assert "torchgmm.fused_moments" in step
+    assert "torchgmm.fused_moments" not in inside
+    assert inside.count("triton_kernel_wrapper") == 2
