@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from benchmarks.peers.__main__ import main
 from benchmarks.peers.cases import Case, flops
 from benchmarks.peers.data import make
 from benchmarks.peers.measure import several
-from benchmarks.peers.processes import Limits
+from benchmarks.peers.processes import Limits, run
 from benchmarks.peers.score import mean_log_likelihood
 from benchmarks.peers.systems import System, command, site_of
 from benchmarks.peers.table import markdown, ratios
@@ -67,6 +68,18 @@ def test_every_system_has_a_name_and_a_kernel_that_exists(quick):
     assert len({c.slug for c in on_gpu.cases(quick)}) == len(on_gpu.cases(quick))
     for system in systems:
         tg.EM(kernel=system.options.get("kernel", "auto"))  # refuses what is none
+
+
+def test_what_the_goals_compare_is_measured_first():
+    first = [s.name for s in on_gpu.systems()[:5]]
+    assert {"torchgmm float32", "torchgmm from the host float32"} <= set(first)
+    assert {"scikit-learn float64", "scikit-learn on torch float32"} <= set(first)
+
+
+def test_a_run_that_is_over_starts_nothing_more(tmp_path):
+    limits = Limits(seconds=100, until=time.monotonic())
+    (result,) = run([sys.executable, "-c", "import time; time.sleep(99)"], [tmp_path], limits, None)
+    assert (result["status"], result["reason"]) == ("out of time", "the run was over")
 
 
 def test_what_runs_on_the_cpu_is_a_ratio_and_no_answer():

@@ -17,7 +17,9 @@ workers=()
 python3 -c 'import xdist' 2>/dev/null && workers=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
 timeout 380 python3 -m pytest -q -p no:cacheprovider --device cuda "${workers[@]}" \
     tests/kernels tests/gpu tests/fitting/test_graphs.py tests/fitting/test_ahead.py \
-    tests/contracts/test_kernel.py tests/contracts/test_precision.py tests/data/test_gpu.py 2>&1 | tee "$out/tests.txt" | tail -25 || failed=1
+    tests/contracts/test_kernel.py tests/contracts/test_precision.py \
+    tests/data/test_gpu.py tests/data/test_prefetch.py tests/data/test_encoder.py \
+    2>&1 | tee "$out/tests.txt" | tail -25 || failed=1
 
 # Then the smallest table, which shows whether everything runs.
 timeout 130 python3 -m benchmarks.peers --out "$out/quick" --device cuda --quick || failed=1

@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import os
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -77,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     # on a GPU a process holds all that the driver maps, and larger cases
     gib = options.limit_gib or (12 if options.device == "cpu" else 48)
     seconds = options.limit_seconds or (400 if options.device == "cpu" else 60)
-    limits = Limits(seconds, gib, options.threads, device=options.device)
+    minutes = options.minutes or (math.inf if options.device == "cpu" else 9)
+    until = time.monotonic() + 60 * minutes
+    limits = Limits(seconds, gib, options.threads, device=options.device, until=until)
     environments = options.environments.expanduser().resolve()
     found = on_gpu.systems(options.quick) if limits.gpu else None
     systems = chosen(options.systems, options.dtype, options.quick, found)
@@ -173,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=1, help="times that every system runs every case")
     add("--threads", type=int, default=_threads(), help="of every system; OMP_NUM_THREADS or all")
     add("--limit-seconds", type=float, help="per process and case; 400, on a GPU 60")
+    add("--minutes", type=float, help="end by then, with what there is; on a GPU 9")
     add("--limit-gib", type=float, help="resident memory per process; 12, on a GPU 48")
     add("--environments", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER")
     add("--keep", action="store_true", help="keep the rows and the jobs with their logs")

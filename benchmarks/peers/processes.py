@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ __all__ = ["Limits", "environment_of", "run"]
 class Limits:
     """What one process may take, and where it computes.
 
-    `seconds` are per job, `pinned` binds it to `threads` cores.
+    `seconds` are per job, `pinned` binds it to `threads` cores; past `until`, a reading of
+    `time.monotonic`, nothing goes on.
     """
 
     seconds: float = 600
@@ -26,6 +28,7 @@ class Limits:
     threads: int = 1
     pinned: bool = False
     device: str = "cpu"
+    until: float = math.inf
 
     @property
     def gpu(self) -> bool:
@@ -82,7 +85,7 @@ def _pin(threads: int) -> None:
 
 def _watch(process: subprocess.Popen, limits: Limits, n_jobs: int) -> dict[str, str] | None:
     """Wait; kill the process and say why where it takes too much."""
-    end = time.monotonic() + limits.seconds * n_jobs
+    end = min(time.monotonic() + limits.seconds * n_jobs, limits.until)
     while True:
         try:
             process.wait(timeout=0.1)
@@ -91,7 +94,9 @@ def _watch(process: subprocess.Popen, limits: Limits, n_jobs: int) -> dict[str, 
             pass
         reason = None
         if time.monotonic() > end:
-            reason = {"status": "out of time", "reason": f"more than {limits.seconds:g} s"}
+            over = end >= limits.until
+            why = "the run was over" if over else f"more than {limits.seconds:g} s"
+            reason = {"status": "out of time", "reason": why}
         elif _resident(process.pid) > limits.gib * 2**30:
             reason = {"status": "out of memory", "reason": f"more than {limits.gib:g} GiB"}
         if reason:

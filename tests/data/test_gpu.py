@@ -1,10 +1,13 @@
 """What sources decide by the device of rows and mixture; no GPU is needed to ask them."""
 
+import contextlib
+
 import pytest
 import torch
 
 from torchgmm.data import ArraySource, Block, Checked
 from torchgmm.data.base import join
+from torchgmm.data.prefetch import ahead, sent
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -35,6 +38,90 @@ def test_numbers_of_rows_stay_on_the_cpu_wherever_the_rows_are():
     assert join([some, Block(torch.empty(1, 2, device="meta"), None, 20)]).numbers().tolist() == [
         13, 11, 20,
     ]  # fmt: skip
+
+
+class Rows:
+    """As much of a tensor on a GPU as reading ahead asks for."""
+
+    is_cuda = True
+
+    def __init__(self, made_on):
+        self.made_on, self.used_on = made_on, []
+
+    def record_stream(self, stream):
+        self.used_on.append(stream)
+
+
+class Stream:
+    """And as much of a stream: what it waits for, in order."""
+
+    def __init__(self, device=None):
+        self.waits = []
+
+    def wait_stream(self, stream):
+        self.waits.append(stream)
+
+    wait_event = wait_stream
+
+
+def test_blocks_are_made_on_a_stream_of_their_own_and_waited_for_on_the_callers(monkeypatch):
+    callers, active, events = Stream(), [], []
+
+    class Event:
+        def record(self, stream):
+            self.after = len(events)
+            events.append((stream, self))
+
+    @contextlib.contextmanager
+    def on(stream):
+        active.append(stream)
+        yield
+        active.remove(stream)
+
+    cuda = torch.cuda
+    monkeypatch.setattr(cuda, "Stream", Stream)
+    monkeypatch.setattr(cuda, "Event", Event)
+    monkeypatch.setattr(cuda, "stream", on)
+    monkeypatch.setattr(cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(cuda, "current_stream", lambda device: callers)
+
+    def blocks():
+        for _ in range(3):
+            yield Block(Rows(active[-1]), Rows(active[-1]), 0)
+
+    seen = []
+    for count, block in enumerate(ahead(blocks(), device=CUDA), 1):
+        side = block.x.made_on
+        assert side is not callers
+        # the caller's stream waits until this block was sent, before anybody sees it
+        assert callers.waits == [event for _, event in events[:count]]
+        # and the allocator keeps it until the caller's stream is done with it
+        assert block.x.used_on == block.w.used_on == [callers]
+        seen.append(side)
+    assert len(seen) == 3
+    assert len(set(map(id, seen))) == 1
+    assert all(stream is seen[0] for stream, _ in events)
+    assert seen[0].waits == [callers]  # what was queued before: rows on the device, an encoder
+
+
+def test_rows_are_sent_through_pinned_memory_without_waiting(monkeypatch):
+    x, calls = torch.zeros(5, 2), []
+
+    def pinned(self):
+        calls.append("pinned")
+        return self
+
+    def to(self, *where, **options):
+        calls.append((*where, options))
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    assert sent(x, CUDA) is x
+    assert calls == ["pinned", (CUDA, {"non_blocking": True})]
+    calls.clear()
+    sent(x, CPU)
+    assert calls == [(CPU, {})]
 
 
 @pytest.mark.cuda
