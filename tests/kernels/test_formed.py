@@ -86,7 +86,7 @@ def test_chunks_and_slabs_add_up(family, slab, times, monkeypatch, device):
 
     p = near(family, 3, 4)
     monkeypatch.setattr(triton_quadratic, "_PROGRAMS", 1)
-    monkeypatch.setattr(triton_quadratic, "_LARGEST_SLAB", slab)
+    monkeypatch.setattr(triton_quadratic, "_LARGEST_SLAB", {torch.float32: slab})
     monkeypatch.setattr(triton_quadratic, "_TIMES", {torch.float32: times})
     compare(p, 1300, device)
     compare(p, 1300, device, budget=1)  # chunks of 512 rows, 512, and some

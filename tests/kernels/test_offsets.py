@@ -47,12 +47,11 @@ def apart(device):
 
     def laid(t, dim=0):
         strides = (APART, 1) if dim == 0 else (1, APART)
-        out = flat[MIDDLE:].as_strided(t.shape, strides)
-        return out.copy_(t)
+        return flat[MIDDLE:].as_strided(t.shape, strides).copy_(t)
 
     yield laid
-    del flat
     if device.type == "cuda":
+        flat.untyped_storage().resize_(0)
         torch.cuda.empty_cache()
 
 

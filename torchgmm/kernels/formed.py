@@ -22,7 +22,7 @@ __all__ = ["TritonQuadratic"]
 
 _QUICK = ((8, 0), (9, 0), (10, 0))  # elsewhere float64 takes 32 or 64 times as long as float32
 WHOLE = 512  # rows are filled up to so many: whole tiles of every kernel
-_LARGEST_SLAB, _LARGEST_PLACE = 8192, 2**31 - 1
+_LARGEST_PLACE = 2**31 - 1
 
 
 @register
@@ -120,7 +120,7 @@ class _FormedChunks(Chunks):
         self._shape, batch = (*p.batch_shape, p.n_components), p.batch_shape.numel()
         pairs, every = features.size - 1, math.prod(self._shape)
         numbers = (d + 2) * math.prod(features.batch) + every + batch
-        numbers += every * pairs // _LARGEST_SLAB  # sums of slabs
+        numbers += every * pairs // triton_quadratic._LARGEST_SLAB[dtype]  # sums of slabs
         most = min(budget // (numbers * dtype.itemsize), MOST_ROWS, _LARGEST_PLACE // (d + 2))
         stride = min(max(most // WHOLE, 1), -(-x.shape[-2] // WHOLE)) * WHOLE
         self._rows = stride

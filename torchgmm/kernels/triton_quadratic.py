@@ -15,7 +15,8 @@ from .triton_launch import Tile, cells, interpreted, launch
 __all__ = ["Products", "padded", "tiles"]
 
 _PROGRAMS = 1024  # that keep some 130 multiprocessors busy
-_LEAST_SLAB, _LARGEST_SLAB = 512, 8192  # sums over more wear out in float32
+# rows of a slab: sums over more wear out, as they are added one after the other
+_LEAST_SLAB, _LARGEST_SLAB = 512, {torch.float32: 1024, torch.float64: 8192}
 _SHARES = 512  # rows of a program that makes responsibilities
 # times that an exponential is made again before it pays to keep it
 _TIMES = {torch.float32: 4, torch.float64: 1}
@@ -106,7 +107,7 @@ class Products:
         each = self._batch * cells(self._k, tile.sizes[1]) * p_tiles
         ready = p_tiles > _TIMES[y.dtype]
         slab = cells(n * each, _PROGRAMS * _LEAST_SLAB) * _LEAST_SLAB
-        slab = min(slab, _LARGEST_SLAB)
+        slab = min(slab, _LARGEST_SLAB[y.dtype])
         slabs, shape = cells(n, slab), (self._batch, self._k)
         out = y.new_empty(slabs, *shape, padded)
         weight, extra = y.new_empty(2, slabs, *shape)
