@@ -16,6 +16,7 @@ from .numbers import scrambled, uniform
 from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey
 from .shards import ShardSource
 from .spread import OwnRows, spread
+from .wrapped import Wrapped
 
 __all__ = [
     "ArraySource",
@@ -34,6 +35,7 @@ __all__ = [
     "ShardSource",
     "SharedGroups",
     "Source",
+    "Wrapped",
     "as_groups",
     "as_source",
     "read_grey",
