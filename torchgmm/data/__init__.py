@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .arrays import ArraySource
-from .base import Block, Indexed, Source
+from .base import Indexed, Source
+from .block import Block
 from .checked import Checked
 from .datasets import DatasetSource
 from .door import as_source

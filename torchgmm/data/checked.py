@@ -11,7 +11,8 @@ import torch
 
 from .. import checks
 from ..exact import tell_rounding
-from .base import Block, Source
+from .base import Source
+from .block import Block
 from .prefetch import ahead, sent
 from .wrapped import Wrapped
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .base import Block, Source
+from .base import Source
+from .block import Block
 from .wrapped import Wrapped
 
 __all__ = ["BLOCK_BYTES", "Groups", "SharedGroups"]

@@ -13,8 +13,10 @@ import torch
 
 from ..collective import Group
 from ..errors import InputError
-from .base import Block, Source, in_order, parts
+from .base import Source
+from .block import Block
 from .door import as_source
+from .passes import in_order, parts
 from .wrapped import Wrapped
 
 __all__ = ["OwnRows", "Spread", "spread"]
