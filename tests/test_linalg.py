@@ -109,6 +109,24 @@ def test_symmetric_is_the_symmetric_part():
     assert torch.equal(linalg.symmetric(matrix), (matrix + matrix.T) / 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_inverses_of_many_small_factors_are_those_of_each(size, dtype):
+    g = torch.Generator().manual_seed(0)
+    factor = torch.randn(3, 400, size, size, generator=g, dtype=dtype).tril()
+    factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
+    inverse = linalg.inverse_tril(factor)
+    assert bool((inverse.triu(1) == 0).all())
+    each = torch.stack([linalg.inverse_tril(one) for one in factor[0, :5]])
+    torch.testing.assert_close(inverse[0, :5], each)
+    torch.testing.assert_close(
+        factor @ inverse, torch.eye(size, dtype=dtype).expand_as(factor), rtol=0, atol=1e-4
+    )
+    factor.requires_grad_()
+    (gradient,) = torch.autograd.grad(linalg.inverse_tril(factor).sum(), factor)
+    assert bool(torch.isfinite(gradient).all())
+
+
 @pytest.mark.parametrize(
     ("values", "answer"),
     [

@@ -17,6 +17,8 @@ __all__ = ["Buffers", "room"]
 _MOST_SPARE = 4
 # Below this the allocator hands out memory that it has in stock.
 _SMALL = 64 * 2**10
+# Memory up to this is lent for less than half of it: better than clearing some.
+_MODEST = 8 * 2**20
 # vector instructions read whole lines of the cache
 _LINE = 64
 
@@ -45,7 +47,7 @@ class Buffers:
 
     def _fitting(self, size: int) -> _Memory:
         for memory in sorted(self._spare, key=len):
-            if size <= len(memory) <= 2 * size:
+            if size <= len(memory) <= max(2 * size, _MODEST):
                 try:
                     self._spare.remove(memory)
                 except ValueError:  # another thread was faster

@@ -84,10 +84,29 @@ def lower_factor(rows: Tensor) -> Tensor:
     return factor
 
 
+# A library takes small matrices one by one: for so many, times their size, operations on all cost
+# less. Measured on 1 to 32 features and 5 to 8,192 matrices.
+_SMALL, _STACK = 4, 96
+
+
 def inverse_tril(factor: Tensor) -> Tensor:
     """Inverse of lower-triangular `factor (..., D, D)`."""
-    eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    size = factor.shape[-1]
+    many = size <= _SMALL and factor.numel() >= _STACK * size**3
+    if many and factor.device.type == "cpu" and not factor.requires_grad:
+        return _by_rows(factor)
+    eye = torch.eye(size, dtype=factor.dtype, device=factor.device)
     inverse: Tensor = torch.linalg.solve_triangular(factor, eye, upper=False)
+    return inverse
+
+
+def _by_rows(factor: Tensor) -> Tensor:
+    """Forward substitution, one row of all matrices after the other."""
+    over = factor.diagonal(dim1=-2, dim2=-1).reciprocal()
+    inverse = torch.diag_embed(over)
+    for i in range(1, factor.shape[-1]):
+        above = factor[..., i : i + 1, :i] @ inverse[..., :i, :i]
+        torch.mul(above.squeeze(-2), -over[..., i : i + 1], out=inverse[..., i, :i])
     return inverse
 
 
@@ -100,7 +119,7 @@ def from_log_cholesky(raw: Tensor) -> Tensor:
 
 def to_log_cholesky(factor: Tensor) -> Tensor:
     """The inverse of `from_log_cholesky`."""
-    raw = factor.tril()
+    raw = factor.clone(memory_format=torch.contiguous_format)
     raw.diagonal(dim1=-2, dim2=-1).log_()
     return raw
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tests.cases import FAMILIES, FLOATS, drawn
+from torchgmm import Parameters
+from torchgmm.covariance import as_family
 from torchgmm.kernels import Dense, Quadratic, layouts
 from torchgmm.moments import Moments
 
@@ -38,3 +40,34 @@ def test_moments_are_the_definition(family, batch, slabs):
         a, b = getattr(got, field), getattr(expected, field)
         assert a.dtype == torch.float64
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("lying", ["rows", "columns"])
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize(("k", "p"), [(3, 7), (20, 7), (20, 30), (3, 2)])
+def test_either_way_round_it_is_the_product(k, p, batch, lying):
+    g = torch.Generator().manual_seed(0)
+    left = torch.randn(*batch, k, 50, generator=g, dtype=torch.float64)
+    right = torch.randn(*batch, 50, p, generator=g, dtype=torch.float64)
+    right = right.mT.contiguous().mT if lying == "columns" else right
+    torch.testing.assert_close(layouts._of_long(left, right), left @ right)
+
+
+def test_float32_sums_of_many_rows_keep_the_digits_of_separated_means():
+    g = torch.Generator().manual_seed(0)
+    centres = 4 * torch.randn(5, 4, generator=g)
+    x = centres[torch.randint(5, (60_000,), generator=g)] + torch.randn(60_000, 4, generator=g)
+    scale = torch.zeros(5, 4, 4, dtype=torch.float64)
+    p = Parameters(scale.new_zeros(5), centres.double(), scale, as_family("full"))
+    plan = Quadratic().plan(x, p)
+    assert plan.dtypes[0] == torch.float32
+    magnitude = torch.stack(plan.features.magnitude(plan.features.spread()))[1].max()
+    assert magnitude > 168  # more than sums of all rows at once would bear
+    kernel = Quadratic(budget=64 * 2**20)  # all rows in one chunk
+    got, exact = (as_covariances(kernel.accumulate(t, None, p)) for t in (x, x.double()))
+    assert float(((got - exact).abs() / exact.diagonal(dim1=-2, dim2=-1).amin()).max()) < 1e-5
+
+
+def as_covariances(m):
+    outer = m.mean[..., None] * m.mean[..., None, :]
+    return m.second / m.weight[..., None, None] - outer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,18 @@ class _Pieces:
     starts: Tensor  # (b,) places of their first rows
     counts: Tensor  # (b,) rows
 
-    @property
+    @functools.cached_property
     def length(self) -> int:
         return int(self.counts.max())
+
+    @functools.cached_property
+    def even(self) -> bool:
+        return int(self.counts.min()) == self.length
+
+    @functools.cached_property
+    def adjoin(self) -> bool:
+        """Whether each begins where the one before ends."""
+        return self.even and bool((self.starts.diff() == self.length).all())
 
 
 class PackedGroups(Groups):
@@ -146,10 +156,10 @@ class PackedGroups(Groups):
         self, pieces: _Pieces, number: int, pick: Callable[[Tensor], Tensor] | None = None
     ) -> Block:
         length, b = pieces.length, len(pieces.groups)
-        even = int(pieces.counts.min()) == length
+        even = pieces.even
         filled = None if even else int(pieces.counts.sum())
         w: Tensor | None
-        if even and pick is None and self._order is None and _adjoin(pieces.starts, length):
+        if pieces.adjoin and pick is None and self._order is None:
             rows = slice(int(pieces.starts[0]), int(pieces.starts[0]) + b * length)
             x, w = self._read(rows)
             shape = (b, length)
@@ -220,10 +230,6 @@ def _distinct(groups: Tensor) -> int:
             return n
         seen.add(g)
     return len(groups)
-
-
-def _adjoin(starts: Tensor, length: int) -> bool:
-    return bool((starts.diff() == length).all())
 
 
 def _picker(counts: Tensor, size: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:

@@ -33,6 +33,7 @@ __all__ = ["Batch", "Run"]
 _STATISTICS = 32 * 2**20
 _ALIVE = -1  # in the place of a status
 _STATUS = tuple(Status)
+_DIVERGED, _SINGULAR = _STATUS.index(Status.DIVERGED), _STATUS.index(Status.SINGULAR)
 
 
 @dataclass(frozen=True)
@@ -250,9 +251,9 @@ class Run:
         ended[self._since >= STALL] = _STATUS.index(Status.STALLED)
         met = self.batch.stop.met_each(self._levels) & (step.rescues.numpy() == 0)
         ended[met] = _STATUS.index(Status.CONVERGED)
-        ended[~sound] = _STATUS.index(Status.DIVERGED)
+        ended[~sound] = _DIVERGED
         if step.failed is not None:
-            ended[step.failed.numpy()] = _STATUS.index(Status.SINGULAR)
+            ended[step.failed.numpy()] = _SINGULAR
             sound &= ~step.failed.numpy()
         self._course = self._course.followed(self._active, step, sound)
         return ended
@@ -266,7 +267,7 @@ class Run:
     def _leave(self, ended: np.ndarray, before: State, problem: Problem) -> Problem:
         """Put away what is done; the rest goes on without it."""
         assert self._state is not None
-        kept = np.isin(ended, [_STATUS.index(s) for s in (Status.DIVERGED, Status.SINGULAR)])
+        kept = (ended == _DIVERGED) | (ended == _SINGULAR)
         for some, state in (((ended != _ALIVE) & ~kept, self._state), (kept, before)):
             if some.any():
                 mine = torch.from_numpy(np.flatnonzero(some))

@@ -42,8 +42,9 @@ class Stop(ABC):
         if type(self).met is Stop.met and self._elementwise:
             if len(history) <= self.patience:
                 return np.zeros(history.shape[1], bool)
-            ends = range(len(history), len(history) - self.patience, -1)
-            met: np.ndarray = np.all([self.met_at(history[:end]) for end in ends], axis=0)  # type: ignore[arg-type]
+            met = np.ones(history.shape[1], bool)
+            for end in range(len(history), len(history) - self.patience, -1):
+                met &= self.met_at(history[:end])  # type: ignore[arg-type]
             return met
         return np.array([self.met(column) for column in history.T.tolist()], bool)
 

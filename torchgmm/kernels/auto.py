@@ -25,8 +25,9 @@ __all__ = ["Auto"]
 # A pass must cost so many times what a probe does: that is a fixed sum, and for matrices so many
 # operations for each of K D^3.
 _PAYS, _PROBE, _PROBE_CUBIC = 20, 3e8, 20
-# What `Quadratic` costs however few the rows are: finding out whether it keeps the digits.
-_PLANNING = 4.5e7
+# What `Quadratic` costs however few the rows are, and for every component: finding out whether it
+# keeps the digits.
+_PLANNING, _PLANNING_EACH = 4.5e7, 6e4
 
 
 @register
@@ -106,7 +107,7 @@ class Auto(Kernel):
         """How `Quadratic` would go about it; None where it could not, or could not pay."""
         rows = x.shape[:-1].numel() if x.dim() > 2 else len(x) * parameters.batch_shape.numel()
         cost = quadratic_cost(parameters, x.dtype, sharing(parameters, x))
-        if rows * (dense - cost) < _PLANNING:
+        if rows * (dense - cost) < _PLANNING + _PLANNING_EACH * parameters.logits.numel():
             return None
         plan = self._quadratic.plan(x, parameters)
         return plan if plan.dtypes else None

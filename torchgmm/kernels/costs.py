@@ -29,9 +29,11 @@ _ELEMENTWISE = {torch.float32: 25.0, torch.float64: 40.0}
 # In elementwise operations of `dense`: sorting a pair into its tile and its row; what a row costs
 # whatever there is to compute.
 _PER_PAIR, _PER_ROW = 300, 60
-# Of `quadratic`, where passes are few and long: its elementwise operation in either dtype, and in
-# these a soft-max per pair, making a feature which two thin products read, and a row by itself.
-_LONG_PASS, _SOFT_MAX, _PER_FEATURE, _LEAST = 25.0, 8, 3, 30
+# Of `quadratic`, in elementwise operations: a soft-max per pair, making a feature which two thin
+# products read, and a row by itself.
+_SOFT_MAX, _PER_FEATURE, _LEAST = 8, 3, 30
+# The same for a batch whose mixtures have rows of their own: many small products.
+_APART = 1.4
 _FEW = 12
 
 
@@ -72,7 +74,8 @@ def quadratic_cost(p: Parameters, dtype: torch.dtype, shared_by: int = 1) -> flo
     """Two products with all features, which so many mixtures of a batch share."""
     k, size = p.n_components, _feature_count(p)
     passes = _PER_FEATURE * size / shared_by + _SOFT_MAX * k + _LEAST
-    return product(dtype) * 4 * k * size + passes * _LONG_PASS
+    cost = product(dtype) * 4 * k * size + passes * elementwise(dtype)
+    return _APART * cost if p.batch_shape and shared_by == 1 else cost
 
 
 def sharing(p: Parameters, x: Tensor) -> int:

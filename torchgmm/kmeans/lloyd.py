@@ -67,8 +67,9 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
     if centres.shape[-2] == 1 and max_iter:
         return mean_of(given.x, given.w).unsqueeze(-2)
     rows, weights = given.rows, given.own_weights
-    spread = mean_of(rows * rows, weights).mean(-1) * tol
-    least: list[float] = spread.expand(len(centres)).tolist()
+    squares = rows * rows
+    spread = squares.mean((-2, -1)) if weights is None else mean_of(squares, weights).mean(-1)
+    least: list[float] = (tol * spread).expand(len(centres)).tolist()
     # a column of ones makes one product of distances with norms, and of sums with counts
     summed = table = with_ones(rows)
     if weights is not None:
@@ -87,7 +88,7 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
         left = torch.tensor(goes_on, device=rows.device)
         active, centres = active[left], centres[left]
         least = [enough for enough, on in zip(least, goes_on, strict=True) if on]
-        if len(table) == len(left) > 1:
+        if not is_shared(table, left):
             same, table = summed is table, table[left]
             summed = table if same else summed[left]
     else:

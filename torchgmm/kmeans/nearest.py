@@ -111,7 +111,12 @@ def _sums_of(
     if space is None:
         space = room((len(theta) * theta.shape[1] * rows.shape[1],), rows)
     distances = _matmul(theta, rows.mT, space)
-    return _matmul(belong(distances, distances.amin(-2, keepdim=True)), values)
+    member = belong(distances, distances.amin(-2, keepdim=True))
+    b, k, n = member.shape
+    if len(values) > 1 or b * k < 2 * values.shape[-1]:
+        return _matmul(member, values)
+    # a library divides the work of a product with long sums by the columns of the answer
+    return torch.mm(values[0].mT, member.view(b * k, n).mT).mT.reshape(b, k, -1)
 
 
 def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..buffers import room
 from .table import Table, is_shared
 
 __all__ = ["kmeans_plus_plus", "spread_out"]
@@ -55,9 +56,9 @@ def spread_out(table: Table, n_clusters: int, generator: Generators) -> Tensor:
         chances = nearest.double() if weight is None else weight * nearest
         candidates = _draw(chances, n_candidates, generator)
         distances = _distances(rows, _at(rows, candidates), norms)
-        distances = torch.minimum(distances, nearest.unsqueeze(-2))
+        torch.minimum(distances, nearest.unsqueeze(-2), out=distances)
         if weight is None:
-            potential = distances.sum(-1, dtype=torch.float64)
+            potential = distances.sum(-1)
         else:
             potential = (distances.double() @ weight.unsqueeze(-1)).squeeze(-1)
         best = potential.argmin(-1)
@@ -68,13 +69,14 @@ def spread_out(table: Table, n_clusters: int, generator: Generators) -> Tensor:
 
 def _distances(x: Tensor, centres: Tensor, norms: Tensor) -> Tensor:
     """Squared distances `(B, K, N)`; `norms (B, N)` are the squared lengths of the rows."""
+    b, k, d = centres.shape
     squares = (centres * centres).sum(-1, keepdim=True)
+    cross = room((b, k, x.shape[1]), x)
     if is_shared(x, centres):
-        b, k, d = centres.shape
-        flat = torch.addmm(squares.view(-1, 1), centres.view(-1, d), x[0].mT, alpha=-2)
-        cross = flat.view(b, k, -1)
+        flat, own = cross.view(b * k, -1), squares.view(-1, 1)
+        torch.addmm(own, centres.view(-1, d), x[0].mT, alpha=-2, out=flat)
     else:
-        cross = torch.baddbmm(squares, centres, x.mT, alpha=-2)
+        torch.baddbmm(squares, centres, x.mT, alpha=-2, out=cross)
     return cross.add_(norms.unsqueeze(-2)).clamp_min_(0)
 
 

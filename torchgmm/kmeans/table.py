@@ -33,8 +33,11 @@ class Table:
         own, weighing = x, weights
         if len(x) > 1 and x.stride(0) == 0 and (w is None or w.stride(0) == 0):
             own, weighing = x[:1], None if weights is None else weights[:1]
-        # a number that rows could hold: no digit is lost
-        origin = mean_of(own, weighing).unsqueeze(-2).to(x.dtype)
+        # A number that rows could hold: no digit is lost. Any near the mean will do.
+        if weighing is None:
+            origin = own.mean(-2, keepdim=True)
+        else:
+            origin = mean_of(own, weighing).unsqueeze(-2).to(x.dtype)
         return cls(x, weights, own - origin, origin.double())
 
     @property
