@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchgmm.data import ArraySource, Block, Checked
-from torchgmm.data.base import join
+from torchgmm.data.block import join
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
