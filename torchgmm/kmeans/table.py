@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FEW = 8  # features: measured on 2 to 12 of them, 1,000 to 200,000 rows
-
 __all__ = ["Table", "is_shared", "mean_of", "with_ones"]
+
+_FEW = 8  # features: measured on 2 to 12 of them, 1,000 to 200,000 rows
 
 
 @dataclass(frozen=True)
