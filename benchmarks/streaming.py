@@ -46,10 +46,10 @@ def part(number: int, rows: int) -> np.ndarray:
 
 
 def make(folder: Path, rows: int, sources: Sequence[str]) -> None:
-    """The same rows as one .npy file and as parquet shards, unless they are there."""
+    """The same rows as one .npy file and as parquet shards, what of it is read and not there."""
     starts = range(0, rows, rows // SHARDS)
     shards = [(i, start, min(rows // SHARDS, rows - start)) for i, start in enumerate(starts)]
-    if _missing(folder, "npy", rows):
+    if {"memory", "npy"} & set(sources) and _missing(folder, "npy", rows):
         out = np.lib.format.open_memmap(
             folder / "rows.npy", mode="w+", dtype=np.float32, shape=(rows, FEATURES)
         )

@@ -1,6 +1,9 @@
 """Which picture a fit leaves, and the configs that ship."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,6 +58,19 @@ def test_every_picture_is_drawn(picture, tmp_path, capsys):
 def test_every_config_is_understood(name, root, capsys):
     assert main(["fit", str(root / "configs" / f"{name}.yaml"), "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["out"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", ["streaming", "distributed"])
+def test_a_config_finds_the_rows_that_its_command_makes(name, root, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    config = root / "configs" / f"{name}.yaml"
+    (command,) = re.findall(r"^# +python (.*)$", config.read_text(), re.MULTILINE)
+    script, *words = command.replace("--rows 2000000", "--rows 1000").split()
+    subprocess.run([sys.executable, root / script, *words], check=True, timeout=120)
+    few = ["--mixture.n_components", "2", "--method.max_iter", "1", "--picture", "none"]
+    assert main(["fit", str(config), *few]) == 0
+    assert json.loads((tmp_path / f"runs/{name}/result.json").read_text())["rows"] == 1000
 
 
 def test_digits_have_dead_pixels_and_a_floor(root, tmp_path, capsys):

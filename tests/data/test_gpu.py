@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchgmm.data import ArraySource, Block, Checked
-from torchgmm.data.base import join
+from torchgmm.data.block import join
 from torchgmm.data.prefetch import ahead, sent
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")

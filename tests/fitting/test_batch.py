@@ -7,9 +7,10 @@ import torch
 
 import torchgmm as tg
 from tests.cases import FAMILIES, blobs, drawn
-from torchgmm.fitting import BatchResult, Observer, ShrunkEM
+from torchgmm.fitting import BatchResult, Observer, ShrunkEM, restarts
 from torchgmm.kernels import turns
 
+WATCHED = ([], [Observer()])  # runs of who is watched come one by one
 X = torch.stack([blobs(80, 2, 2, separation=2.0 + 4 * b, seed=b) for b in range(3)])
 
 
@@ -149,7 +150,7 @@ def test_runs_side_by_side_are_runs_one_by_one(init, family):
     x = blobs(200, 3, 3, separation=3.0)
     w = torch.arange(200) % 3
     fits = []
-    for observers in ([], [Observer()]):  # who is watched comes alone
+    for observers in WATCHED:
         mixture = tg.GaussianMixture(3, covariance=family, dtype=torch.float64)
         options = {"weights": w, "init": init, "n_init": 5, "generator": 3}
         fits.append(quiet(mixture, x, observers=observers, **options))
@@ -160,6 +161,22 @@ def test_runs_side_by_side_are_runs_one_by_one(init, family):
     assert type(side.state) is type(one_by_one.state)
     torch.testing.assert_close(side.parameters.means, one_by_one.parameters.means)
     torch.testing.assert_close(side.parameters.scale, one_by_one.parameters.scale)
+
+
+def test_runs_from_starts_that_are_equal_but_for_their_order_climb_once(monkeypatch):
+    climbed, x = [], blobs(200, 3, 3, separation=8.0)
+
+    def counted(rows, starts, *rest):
+        climbed.append((rows.n_groups, len(starts.means)))
+        return restarts_climbed(rows, starts, *rest)
+
+    restarts_climbed = restarts.climbed
+    monkeypatch.setattr(restarts, "climbed", counted)
+    fits = [quiet(tg.GaussianMixture(3), x, n_init=12, generator=0, observers=o) for o in WATCHED]
+    ((groups, starts),) = climbed
+    assert groups == starts < 12
+    assert len(fits[0].runs) == 12
+    assert fits[0].runs == pytest.approx(fits[1].runs, abs=1e-6)
 
 
 def test_a_run_that_cannot_be_fitted_says_why():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .arrays import ArraySource
-from .base import Block, Indexed, Source
+from .base import Indexed, Source
+from .block import Block
 from .checked import Checked
 from .datasets import DatasetSource
 from .door import as_source
@@ -16,6 +17,7 @@ from .numbers import scrambled, uniform
 from .recipes import Bundled, Files, ImagePatches, Recipe, read_grey
 from .shards import ShardSource
 from .spread import OwnRows, spread
+from .wrapped import Wrapped
 
 __all__ = [
     "ArraySource",
@@ -34,6 +36,7 @@ __all__ = [
     "ShardSource",
     "SharedGroups",
     "Source",
+    "Wrapped",
     "as_groups",
     "as_source",
     "read_grey",

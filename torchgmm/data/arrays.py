@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import checks
 from ..errors import InputError
-from .base import Block, Indexed
+from .base import Indexed
+from .block import Block
 
 __all__ = ["ArraySource", "as_table", "as_tensor", "dense"]
 

@@ -1,76 +1,26 @@
-"""The interface of a source, and what sources share: mixing rows, and drawing some of them."""
+"""The interface of a source, and what holds of every one that says nothing else."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..collective import ALONE, Group
-from ..errors import InputError
-from ..exact import exact, exact_device
+from .block import Block
+from .passes import in_batches, in_order, parts, reservoir, sample_indices, through_window
 
-__all__ = [
-    "Block",
-    "Indexed",
-    "Source",
-    "in_batches",
-    "in_order",
-    "join",
-    "parts",
-    "sample_indices",
-    "through_window",
-]
+__all__ = ["Indexed", "Source"]
 
 # Rows that are mixed with each other before batches are cut: many batches, yet bounded memory.
 _WINDOW_ROWS = 65_536
 _WINDOW_BYTES = 32 * 2**20
 _LOOKED_AT = 64  # rows by which processes find out whether they were given the same
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some consecutive rows with their weights; or rows of several groups side by side."""
-
-    x: Tensor  # (n, D), or (b, n, D) of b groups; row by row or column by column: as it was read
-    w: Tensor | None  # (n,) or (b, n), or None where every weight is 1
-    start: int  # number of the first row in the whole data set
-    kept: Tensor | None = None  # (n,) numbers of the rows, counted from start; on the CPU
-    number: int = 0  # of the block in its pass, where a reader counts them
-    # rows of positive weight in the batch of which other processes have the rest; None: no others
-    whole: int | None = None
-    groups: Tensor | None = None  # (b,) whose rows x holds; None: of no group, or of all
-    filled: int | None = None  # how many of the b * n rows there are, where some only fill up
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows it holds."""
-        return self.x.shape[:-1].numel() if self.filled is None else self.filled
-
-    def numbers(self) -> Tensor:
-        """The numbers of the rows in the whole data set, `(n,)`."""
-        kept = torch.arange(len(self.x)) if self.kept is None else self.kept
-        return kept + self.start
-
-    def part(self, start: int, rows: int) -> Block:
-        """Rows `start` to `start + rows` of this block."""
-        some = slice(start, start + rows)
-        w = None if self.w is None else self.w[some]
-        if self.kept is None:
-            return Block(self.x[some], w, self.start + start)
-        return Block(self.x[some], w, self.start, self.kept[some])
-
-    def take(self, index: Tensor) -> Block:
-        """The rows at these places of this block, in this order."""
-        kept = index if self.kept is None else self.kept[index.to(self.kept.device)]
-        w = None if self.w is None else self.w[index.to(self.w.device)]
-        return Block(self.x[index.to(self.x.device)], w, self.start, kept.cpu())
 
 
 class Source(ABC):
@@ -179,16 +129,7 @@ class Source(ABC):
 
         Here: one pass with a reservoir (Vitter 1985, algorithm R, a block at a time).
         """
-        return _reservoir(self.blocks(), size, generator)
-
-
-def parts(blocks: Iterator[Block], rank: int, world: int) -> Iterator[Block]:
-    """Of every block the rows of one of `world` processes."""
-    for block in blocks:
-        n = len(block.x)
-        present = n if block.w is None else int((block.w > 0).sum())
-        start = n * rank // world
-        yield replace(block.part(start, n * (rank + 1) // world - start), whole=present)
+        return reservoir(self.blocks(), size, generator)
 
 
 class Indexed(Source):
@@ -232,129 +173,3 @@ class Indexed(Source):
             return self.take(torch.from_numpy(sample_indices(self.n_rows, size, generator)))
         present = self.weights.nonzero().squeeze(-1).cpu()
         return self.take(present[sample_indices(len(present), size, generator)])
-
-
-def in_batches(
-    orders: Iterator[Tensor],
-    weights: Tensor | None,
-    rows: int,
-    window_rows: int,
-    key: tuple[int, int],
-) -> Iterator[Block]:
-    """`through_window` of row numbers `(n, 1)`, as if they were the rows."""
-
-    def numbers() -> Iterator[Block]:
-        for index in orders:
-            w = None if weights is None else weights[index.to(weights.device)]
-            yield Block(index.unsqueeze(-1), w, 0)
-
-    return through_window(numbers(), rows, window_rows, key)
-
-
-def through_window(
-    blocks: Iterator[Block], rows: int, window_rows: int, key: tuple[int, int]
-) -> Iterator[Block]:
-    """Batches of `rows` rows out of a permuted window of at least `window_rows`."""
-    waiting: list[Block] = []
-    count = 0
-    for number, block in enumerate(_with_end(blocks)):
-        if block is not None:
-            waiting.append(block)
-            count += len(block.x)
-            if count < window_rows:
-                continue
-        if not count:
-            return
-        window = join(waiting)
-        order = torch.from_numpy(np.random.default_rng((*key, number)).permutation(count))
-        # half of the window stays, so that rows of neighbouring windows meet
-        leave = count if block is None else (count // 2) // rows * rows
-        for start in range(0, leave, rows):
-            yield window.take(order[start : min(start + rows, leave)])
-        waiting = [window.take(order[leave:])]
-        count -= leave
-
-
-def in_order(blocks: Iterator[Block], rows: int) -> Iterator[Block]:
-    """The same rows in the same order, `rows` at a time; the last batch may be smaller."""
-    waiting: list[Block] = []
-    count = 0
-    for block in _with_end(blocks):
-        if block is not None:
-            waiting.append(block)
-            count += len(block.x)
-            if count < rows:
-                continue
-        if not count:
-            return
-        whole = join(waiting)
-        leave = count if block is None else count // rows * rows
-        for start in range(0, leave, rows):
-            yield whole.part(start, min(rows, leave - start))
-        waiting = [whole.part(leave, count - leave)] if leave < count else []
-        count -= leave
-
-
-def _with_end(blocks: Iterator[Block]) -> Iterator[Block | None]:
-    yield from blocks
-    yield None
-
-
-def join(blocks: Sequence[Block]) -> Block:
-    """Several blocks as one; its row numbers are those of its parts."""
-    if len(blocks) == 1:
-        return blocks[0]
-    x = torch.cat([block.x for block in blocks])
-    w = None
-    if any(block.w is not None for block in blocks):
-        w = torch.cat([_weights(block) for block in blocks])
-    ends = [block.start + len(block.x) for block in blocks]
-    in_order = all(end == after.start for end, after in zip(ends, blocks[1:], strict=False))
-    if in_order and all(block.kept is None for block in blocks):
-        return Block(x, w, blocks[0].start)
-    return Block(x, w, 0, torch.cat([block.numbers() for block in blocks]))
-
-
-def _weights(block: Block) -> Tensor:
-    if block.w is None:
-        place = exact_device(block.x.device)
-        return torch.ones(len(block.x), dtype=torch.float64, device=place)
-    return exact(block.w)
-
-
-def _reservoir(blocks: Iterator[Block], size: int, generator: torch.Generator) -> Block:
-    kept: Block | None = None
-    seen = 0
-    for block in blocks:
-        if block.w is not None:
-            block = block.take(block.w.nonzero().squeeze(-1))
-        n = len(block.x)
-        fresh = max(0, min(size - seen, n))
-        # row number t (from 1) enters with probability size / t, at a random place
-        t = torch.arange(seen + fresh + 1, seen + n + 1, dtype=torch.float64)
-        drawn = (torch.rand(n - fresh, generator=generator, dtype=torch.float64) * t).long()
-        place = torch.cat([torch.arange(seen, seen + fresh), drawn])
-        enters = (place < size).nonzero().squeeze(-1)
-        kept = _placed(kept, block.take(enters), place[enters])
-        seen += n
-    if kept is None or not len(kept.x):
-        raise InputError("the source has no rows of positive weight")
-    return kept
-
-
-def _placed(kept: Block | None, block: Block, place: Tensor) -> Block:
-    """`kept` with its rows at `place` replaced (or extended); of two for one place the later."""
-    both = block if kept is None else join([kept, block])
-    n_kept = 0 if kept is None else len(kept.x)
-    size = max(n_kept, int(place.max()) + 1 if len(place) else 0)
-    owner = np.arange(size)
-    owner[place.numpy()] = n_kept + np.arange(len(place))
-    return both.take(torch.from_numpy(owner))
-
-
-def sample_indices(population: int, size: int, generator: torch.Generator) -> np.ndarray:
-    """Sorted numbers below `population`, drawn without replacement in memory O(size)."""
-    if size >= population:
-        return np.arange(population)
-    seed = int(torch.randint(2**62, (), generator=generator))
-    return np.sort(np.random.default_rng(seed).choice(population, size, replace=False))

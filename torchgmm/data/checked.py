@@ -11,8 +11,10 @@ import torch
 
 from .. import checks
 from ..exact import tell_rounding
-from .base import Block, Source
+from .base import Source
+from .block import Block
 from .prefetch import ahead, sent
+from .wrapped import Wrapped
 
 __all__ = ["Checked"]
 
@@ -20,7 +22,7 @@ __all__ = ["Checked"]
 _KEPT_BYTES = 16 * 2**20
 
 
-class Checked(Source):
+class Checked(Wrapped):
     """A source as a fit reads it: on the device, in the computation's dtype, checked.
 
     Rows of weight 0 are left out. Finiteness is looked at until one whole pass was clean; the
@@ -45,24 +47,16 @@ class Checked(Source):
         *,
         by_columns: bool = False,
     ) -> None:
-        self._source = source
+        super().__init__(source)
+        self.dtype = dtype
         self._device = device
         self._clean = self._told = False
         self._absent = False  # whether a row of weight 0 was seen
-        self.n_features, self.n_rows = source.n_features, source.n_rows
-        self.dtype, self.replayable = dtype, source.replayable
-        self.stable, self.reads = source.stable, source.reads
-        self.on_host = source.on_host
-        self.own, self.group = source.own, source.group
         rows = math.inf if source.n_rows is None else source.n_rows
         small = rows * self.n_features * dtype.itemsize <= _KEPT_BYTES
         self._turns = by_columns and small and device.type == "cpu"
         self._keeps = self._turns and not source.reads and source.stable and source.replayable
         self._kept: Block | None = None
-
-    @property
-    def row_bytes(self) -> int:
-        return self._source.row_bytes
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
         if self._kept is not None and skip == 0:
@@ -109,9 +103,9 @@ class Checked(Source):
 
     def _pays_ahead(self) -> bool:
         """Whether a thread should read, check and send blocks while others are computed."""
-        if self._device.type == "cuda" and self._source.on_host:
+        if self._device.type == "cuda" and self.on_host:
             return True  # the way there is all that a GPU would wait for
-        return self.reads and (not self._source.decodes or _idle_cores(self._device))
+        return self.reads and (not self.decodes or _idle_cores(self._device))
 
     def _all_usable(self, blocks: Iterator[Block], first: int) -> Iterator[Block]:
         for number, block in enumerate(blocks, first):

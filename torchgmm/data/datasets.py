@@ -14,8 +14,10 @@ from torch.utils.data import default_collate
 
 from .. import checks
 from ..errors import InputError
-from .base import Block, Indexed, parts
+from .base import Indexed
+from .block import Block
 from .loaders import Key, Unpack, loading
+from .passes import parts
 
 __all__ = ["DatasetSource"]
 

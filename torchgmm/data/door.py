@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ..errors import InputError
 from .arrays import ArraySource
-from .base import Block, Source
+from .base import Source
+from .block import Block
 from .datasets import DatasetSource
 from .encoder import Encoded
 from .loaders import Key, LoaderSource

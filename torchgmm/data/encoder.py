@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..errors import InputError
-from .base import Block, Indexed, Source, in_batches, join, parts, sample_indices
+from .base import Indexed, Source
+from .block import Block, join
 from .loaders import LoaderSource, loading
+from .passes import in_batches, parts, sample_indices
 
 __all__ = ["Encoded"]
 

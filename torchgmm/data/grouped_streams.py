@@ -12,7 +12,8 @@ from torch import Tensor
 from .. import checks
 from ..errors import InputError
 from .arrays import as_table, as_tensor
-from .base import Block, Source
+from .base import Source
+from .block import Block
 from .checked import Checked
 from .grouping import labelled
 from .groups import Groups

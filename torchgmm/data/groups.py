@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .base import Block, Source
+from .base import Source
+from .block import Block
+from .wrapped import Wrapped
 
 __all__ = ["BLOCK_BYTES", "Groups", "SharedGroups"]
 
@@ -44,7 +46,7 @@ class Groups(Source):
         """
 
 
-class SharedGroups(Groups):
+class SharedGroups(Wrapped, Groups):
     """One source of rows for all groups: restarts, or weights `(B, N)` of the groups' own.
 
     Args:
@@ -54,35 +56,31 @@ class SharedGroups(Groups):
     """
 
     def __init__(self, source: Source, n_groups: int, weights: Tensor | None = None) -> None:
-        self.source, self.n_groups, self._weights = source, n_groups, weights
-        self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
-        self.replayable, self.reads = source.replayable, source.reads
+        super().__init__(source)
+        self.stable = Groups.stable
+        self.n_groups, self._weights = n_groups, weights
         rows = -1 if source.n_rows is None else source.n_rows
         self.counts = torch.full((n_groups,), rows)
         if weights is not None:
             self.counts = (weights > 0).sum(-1).cpu()
 
-    @property
-    def row_bytes(self) -> int:
-        return self.source.row_bytes
-
     def only(self, index: Tensor) -> SharedGroups:
         weights = self._weights
         if weights is not None:
             weights = weights[index.to(weights.device)]
-        return SharedGroups(self.source, len(index), weights)
+        return SharedGroups(self._source, len(index), weights)
 
     def of(self, group: int) -> Source:
         if self._weights is None:
-            return self.source
-        return _Reweighted(self.source, self._weights[group])
+            return self._source
+        return _Reweighted(self._source, self._weights[group])
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
-        for block in self.source.blocks(skip=skip):
+        for block in self._source.blocks(skip=skip):
             yield block if self._weights is None else _weighted(block, self._weights)
 
     def samples(self, size: int, generator: torch.Generator) -> Iterator[Block]:
-        block = self.source.sample(size, generator)
+        block = self._source.sample(size, generator)
         if self._weights is not None:
             block = _weighted(block, self._weights)
         x = block.x.expand(self.n_groups, *block.x.shape)
@@ -96,12 +94,12 @@ class SharedGroups(Groups):
             yield Block(x[part], own, 0, number=number, groups=some)
 
 
-class _Reweighted(Source):
+class _Reweighted(Wrapped):
     """A source whose rows weigh otherwise for one group."""
 
     def __init__(self, source: Source, weights: Tensor) -> None:
-        self._source, self._weights = source, weights
-        self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
+        super().__init__(source)
+        self._weights = weights
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
         for block in self._source.blocks(skip=skip):

@@ -26,7 +26,9 @@ from .. import checks
 from ..collective import current
 from ..errors import InputError
 from .arrays import as_table, as_tensor
-from .base import Block, Source, join, sample_indices
+from .base import Source
+from .block import Block, join
+from .passes import sample_indices
 
 __all__ = ["Key", "LoaderSource", "Unpack", "loading"]
 

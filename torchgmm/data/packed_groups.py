@@ -15,7 +15,8 @@ from .. import checks
 from ..errors import InputError
 from ..exact import tell_rounding
 from .arrays import ArraySource, as_tensor
-from .base import Block, Source
+from .base import Source
+from .block import Block
 from .checked import Checked
 from .groups import BLOCK_BYTES, Groups
 

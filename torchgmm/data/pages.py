@@ -18,41 +18,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 __all__ = ["PlainFile", "Stored"]
 
 # Bytes of a page's beginning that are looked at: a header has some 50 of them.
-_HEADER = 512
+_HEADER_BYTES = 512
 # Rows of a group from which on finding its pages costs less than pyarrow takes for them.
 _LEAST_ROWS = 2**13
 # Chunks whose pages are remembered from one pass to the next.
 _MOST_KNOWN = 2**15
+
+# Types of numbers that are stored as they are in memory.
 _PHYSICAL = {"FLOAT": np.float32, "DOUBLE": np.float64, "INT32": np.int32, "INT64": np.int64}
+# Types of pages, and the encoding that is none.
 _DATA_PAGE, _DATA_PAGE_V2, _PLAIN = 0, 3, 0
-# Kinds of fields in the compact protocol; integers are 16, 32 or 64 bits long.
-_FALSE, _BINARY, _STRUCT = 2, 8, 12
-_KINDS = frozenset((1, _FALSE, 4, 5, 6, _BINARY, _STRUCT))
+# Fields of a header, by number; field j of the structure in field i counts as `16 i + j`.
+_TYPE, _BYTES, _BYTES_STORED = 1, 2, 3
+_ROWS, _ENCODING = 16 * 5 + 1, 16 * 5 + 2
+_ROWS_V2, _ENCODING_V2, _DEFINITION_V2, _REPETITION_V2 = (16 * 8 + j for j in (1, 4, 5, 6))
+# Kinds of fields in the compact protocol: those up to the second have no value behind them, 4 to 6
+# are integers of 16, 32 and 64 bits.
+_TRUE, _FALSE, _BINARY, _STRUCT = 1, 2, 8, 12
+_KINDS = frozenset((_TRUE, _FALSE, 4, 5, 6, _BINARY, _STRUCT))
+
+
+class _Page(NamedTuple):
+    """Where some numbers of a column are."""
+
+    first: int  # row within the group
+    rows: int
+    place: int  # in the file
 
 
 @dataclass(frozen=True)
 class _Column:
-    """The numbers of a column in a row group.
+    """The numbers of a column in a row group."""
 
-    Attributes:
-        dtype: as they are stored.
-        pages: of each its first row within the group, how many it has, and where they lie.
-    """
-
-    dtype: np.dtype[Any]
-    pages: Sequence[tuple[int, int, int]]
+    dtype: np.dtype[Any]  # as they are stored
+    pages: Sequence[_Page]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Some rows of a row group, still in the file."""
+    """Some rows of a row group, still in the file; cut as a record batch of pyarrow is.
+
+    Attributes:
+        file: where they are.
+        columns: the whole row group.
+        start: the first of these rows within it.
+        num_rows: how many they are.
+    """
 
     file: BinaryIO
     columns: Sequence[_Column]
@@ -67,11 +85,11 @@ class Stored:
         """The numbers of a column, in `x (n,)`, whose dtype has room for them."""
         own = self.columns[column]
         out = x if x.dtype == own.dtype and x.flags.c_contiguous else np.empty(len(x), own.dtype)
-        size = own.dtype.itemsize
-        for first, count, place in own.pages:
-            begin, end = max(first, self.start), min(first + count, self.start + self.num_rows)
+        stop = self.start + self.num_rows
+        for first, rows, place in own.pages:
+            begin, end = max(first, self.start), min(first + rows, stop)
             if begin < end:
-                self.file.seek(place + (begin - first) * size)
+                self.file.seek(place + (begin - first) * own.dtype.itemsize)
                 _read_into(self.file, out[begin - self.start : end - self.start])
         if out is not x:
             x[:] = out
@@ -121,9 +139,8 @@ class PlainFile:
             coded = chunk.compression != "UNCOMPRESSED" or chunk.dictionary_page_offset is not None
             if coded or chunk.file_path:  # or it lies in another file
                 return None
-            pages = _pages(
-                self._opened, chunk.data_page_offset, found.num_rows, dtype.itemsize, optional
-            )
+            place = chunk.data_page_offset
+            pages = _pages(self._opened, place, found.num_rows, dtype.itemsize, optional)
             if not pages:
                 return None
             columns.append(_Column(dtype, pages))
@@ -132,37 +149,13 @@ class PlainFile:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A file, equal to itself alone as long as nobody writes to it."""
+    """A file, by whose name, size and time it is known again as long as nobody writes to it."""
 
     path: Path
     inode: int
     size: int
     changed: int
     file: BinaryIO = field(compare=False)
-
-
-@functools.lru_cache(maxsize=_MOST_KNOWN)
-def _pages(
-    opened: _Opened, place: int, n_rows: int, size: int, optional: bool
-) -> tuple[tuple[int, int, int], ...]:
-    """First row, number of rows and place of the numbers, of every page of a chunk.
-
-    Nothing if in doubt. Remembered: to find pages takes longer than to begin reading them.
-    """
-    pages = []
-    first = 0
-    while first < n_rows:
-        opened.file.seek(place)
-        head = opened.file.read(_HEADER)
-        try:
-            end, whole, levels, count = _page(head, optional)
-        except (IndexError, KeyError, ValueError, struct.error):
-            return ()
-        if whole != levels + count * size:
-            return ()
-        pages.append((first, count, place + end + levels))
-        first, place = first + count, place + end + whole
-    return tuple(pages) if first == n_rows else ()
 
 
 def _flat_columns(parquet: Any, names: Sequence[str]) -> list[tuple[int, np.dtype[Any], bool]]:
@@ -188,64 +181,103 @@ def _flat_columns(parquet: Any, names: Sequence[str]) -> list[tuple[int, np.dtyp
     return columns
 
 
-def _page(head: bytes, optional: bool) -> tuple[int, int, int, int]:
-    """Where a header ends, bytes after it, of these levels, and how many numbers; none missing."""
+@functools.lru_cache(maxsize=_MOST_KNOWN)
+def _pages(
+    opened: _Opened, place: int, n_rows: int, size: int, optional: bool
+) -> tuple[_Page, ...]:
+    """The pages of a chunk that begins at this place; none if in doubt.
+
+    Remembered: to find pages takes longer than to begin reading them.
+
+    Args:
+        opened: the file.
+        place: of the first header.
+        n_rows: of the row group.
+        size: bytes of a number.
+        optional: whether numbers may be missing, so that levels say which.
+    """
+    pages = []
+    first = 0
+    while first < n_rows:
+        opened.file.seek(place)
+        try:
+            header = _page(opened.file.read(_HEADER_BYTES), optional)
+        except (IndexError, KeyError, ValueError, struct.error):
+            return ()
+        if header.behind != header.levels + header.rows * size:
+            return ()  # some are missing
+        place += header.end
+        pages.append(_Page(first, header.rows, place + header.levels))
+        first, place = first + header.rows, place + header.behind
+    return tuple(pages) if first == n_rows else ()
+
+
+class _Header(NamedTuple):
+    """What is needed of a page's header."""
+
+    end: int  # bytes of the header itself
+    behind: int  # bytes of the page, behind it
+    levels: int  # so many of these come before the numbers
+    rows: int  # whether their numbers are there or missing
+
+
+def _page(head: bytes, optional: bool) -> _Header:
+    """The header with which a page begins.
+
+    Raises:
+        ValueError: these are no numbers as they are.
+        IndexError, KeyError, struct.error: it is no header, or a longer one than was read.
+    """
     fields, end = _fields(head)
-    if fields[2] != fields[3]:
+    if fields[_BYTES] != fields[_BYTES_STORED]:
         raise ValueError("compressed")
-    if fields[1] == _DATA_PAGE:
-        encoding, count = fields[16 * 5 + 2], fields[16 * 5 + 1]
+    if fields[_TYPE] == _DATA_PAGE:
+        rows, encoding = fields[_ROWS], fields[_ENCODING]
         levels = 4 + struct.unpack_from("<I", head, end)[0] if optional else 0
-    elif fields[1] == _DATA_PAGE_V2:
-        encoding, count = fields[16 * 8 + 4], fields[16 * 8 + 1]
-        levels = fields[16 * 8 + 5] + fields[16 * 8 + 6]
+    elif fields[_TYPE] == _DATA_PAGE_V2:
+        rows, encoding = fields[_ROWS_V2], fields[_ENCODING_V2]
+        levels = fields[_DEFINITION_V2] + fields[_REPETITION_V2]
     else:
         raise ValueError("no numbers")
-    if encoding != _PLAIN or count <= 0 or levels < 0:
+    if encoding != _PLAIN or rows <= 0 or levels < 0:
         raise ValueError("encoded, or no header at all")
-    return end, fields[3], levels, count
+    return _Header(end, fields[_BYTES], levels, rows)
 
 
-def _fields(data: bytes) -> tuple[dict[int, int], int]:
-    """Integers of a header, and where it ends. Field j of the structure in field i is `16 i + j`.
+def _fields(data: bytes, at: int = 0, above: int = 0) -> tuple[dict[int, int], int]:
+    """The integers of a structure and of those within it, by field, and where it ends.
 
-    In one loop, as there are as many headers as there are pages.
+    Args:
+        data: in which it is.
+        at: its beginning.
+        above: the field of which it is the value; 0 for a header as a whole.
     """
     fields: dict[int, int] = {}
-    outer: list[int] = []
-    at = number = above = 0
-    while True:
-        byte = data[at]
-        at += 1
-        if not byte:
-            if not outer:
-                return fields, at
-            number = outer.pop()
-            above = above >> 4
-            continue
-        kind = byte & 15
-        if byte < 16 or kind not in _KINDS:
+    number = 0
+    while byte := data[at]:
+        at, kind = at + 1, byte & 15
+        number += byte >> 4  # from that of the field before
+        if byte < 16 or kind not in _KINDS or above > 255:
             raise ValueError("a field that headers of pages do not have")
-        number += byte >> 4
         if kind == _STRUCT:
-            outer.append(number)
-            above, number = above << 4 | number, 0
+            within, at = _fields(data, at, above << 4 | number)
+            fields.update(within)
         elif kind > _FALSE:
-            value = data[at]
-            at += 1
-            if value > 127:
-                value &= 127
-                shift = 7
-                while (byte := data[at]) > 127:
-                    value |= (byte & 127) << shift
-                    shift += 7
-                    at += 1
-                value |= byte << shift
-                at += 1
+            value, at = _varint(data, at)
             if kind == _BINARY:
                 at += value
             else:
-                fields[above << 4 | number] = value >> 1 ^ -(value & 1)
+                fields[above << 4 | number] = value >> 1 ^ -(value & 1)  # from zigzag
+    return fields, at + 1
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """An integer in groups of seven bits, the lowest first, and where it ends."""
+    value = shift = 0
+    while (byte := data[at]) > 127:
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+    return value | byte << shift, at + 1
 
 
 def _read_into(file: BinaryIO, out: np.ndarray) -> None:

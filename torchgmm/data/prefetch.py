@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..exact import has_float64
-from .base import Block
+from .block import Block
 
 __all__ = ["ahead", "sent"]
 

@@ -17,9 +17,11 @@ from .. import checks
 from ..buffers import Buffers
 from ..errors import InputError
 from .arrays import ArraySource
-from .base import Block, Indexed, join, through_window
+from .base import Indexed
+from .block import Block, join
 from .files import Paths, find_files, reading
 from .opening import are_paths, is_column, open_all
+from .passes import through_window
 from .tables import Choice, Table
 
 __all__ = ["ShardSource", "open_files"]

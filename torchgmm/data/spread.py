@@ -13,13 +13,16 @@ import torch
 
 from ..collective import Group
 from ..errors import InputError
-from .base import Block, Source, in_order, parts
+from .base import Source
+from .block import Block
 from .door import as_source
+from .passes import in_order, parts
+from .wrapped import Wrapped
 
 __all__ = ["OwnRows", "Spread", "spread"]
 
 
-class OwnRows(Source):
+class OwnRows(Wrapped):
     """Rows that only this process has; the other processes of the job bring theirs.
 
     Without it (and without torch's `DistributedSampler`, which says the same) every process must
@@ -40,39 +43,38 @@ class OwnRows(Source):
         >>> result = tg.GaussianMixture(1).fit(OwnRows(torch.randn(100, 3)), generator=0)
     """
 
-    own = True
-
     def __init__(self, data: Any, weights: Any = None, **options: Any) -> None:
         none = data is None or (hasattr(data, "__len__") and len(data) == 0)
-        self._source = None if none else as_source(data, weights, **options)
-        self.n_features, self.n_rows, self.dtype = 0, 0, torch.float32
-        if self._source is not None:
-            source = self._source
-            self.n_features, self.n_rows = source.n_features, source.n_rows
-            self.dtype, self.replayable = source.dtype, source.replayable
-            self.stable, self.reads, self.numbered = source.stable, source.reads, source.numbered
-            self.decodes, self.names = source.decodes, source.names
+        super().__init__(_NoRows() if none else as_source(data, weights, **options))
+        self.own = True
 
     def first(self) -> Block:
-        if self._source is None:
-            raise InputError("this process has no rows: OwnRows(None) is for one of several")
         return self._source.first()
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
-        return iter(()) if self._source is None else self._source.blocks(skip=skip)
+        return self._source.blocks(skip=skip)
 
     def batches(self, rows: int, *, seed: int, epoch: int, skip: int = 0) -> Iterator[Block]:
-        if self._source is None:
-            return iter(())
         return self._source.batches(rows, seed=seed, epoch=epoch, skip=skip)
 
     def ordered_batches(self, rows: int, *, skip: int = 0) -> Iterator[Block]:
-        return iter(()) if self._source is None else self._source.ordered_batches(rows, skip=skip)
+        return self._source.ordered_batches(rows, skip=skip)
 
     def sample(self, size: int, generator: torch.Generator) -> Block:
-        if self._source is None:
-            return super().sample(size, generator)  # which says that there are none
         return self._source.sample(size, generator)
+
+
+class _NoRows(Source):
+    """What a process has that brings nothing."""
+
+    n_features = n_rows = 0
+    dtype = torch.float32
+
+    def first(self) -> Block:
+        raise InputError("this process has no rows: OwnRows(None) is for one of several")
+
+    def blocks(self, *, skip: int = 0) -> Iterator[Block]:
+        return iter(())
 
 
 def spread(source: Source, group: Group) -> Source:
@@ -87,18 +89,12 @@ def spread(source: Source, group: Group) -> Source:
     return Joined(source, group) if source.own else Shared(source, group)
 
 
-class Spread(Source):
+class Spread(Wrapped):
     """A source of which every process reads a part."""
 
     def __init__(self, source: Source, group: Group) -> None:
-        self._source, self.group = source, group
-        self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
-        self.replayable, self.stable, self.reads = source.replayable, source.stable, source.reads
-        self.decodes, self.names = source.decodes, source.names
-
-    @property
-    def row_bytes(self) -> int:
-        return max(1, self.n_features * self.dtype.itemsize)
+        super().__init__(source)
+        self.group = group
 
     @abstractmethod
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
@@ -122,10 +118,6 @@ class Shared(Spread):
             )
         shape = f"{source.n_rows or 'unknown'} x {source.n_features} {source.dtype}"
         group.agree(**{"the shape of the rows": shape, "the first rows": source.fingerprint()})
-
-    @property
-    def row_bytes(self) -> int:
-        return self._source.row_bytes
 
     def first(self) -> Block:
         return self._source.first()
@@ -154,7 +146,7 @@ class Joined(Spread):
     A batch has from every process as many rows as its share of all rows says.
     """
 
-    own = True
+    row_bytes = Source.row_bytes  # its own source may not know how wide rows are
 
     def __init__(self, source: Source, group: Group) -> None:
         super().__init__(source, group)

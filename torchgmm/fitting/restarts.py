@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ..covariance import Family
 from ..data import Groups, SharedGroups, Source
@@ -61,13 +62,34 @@ def best_of(
     """The best of runs from a start of each generator; None if one has no answer of its own."""
     rows = SharedGroups(source, len(generators))
     starts = seeding.batch(rows, n_components, family, method.reg_covar, generators)
-    found = climbed(rows, starts, method, stop, generators[0])
+    first, same = _distinct(starts)
+    found = climbed(rows.only(first), starts[first], method, stop, generators[0])
     if Status.SINGULAR in found.statuses:
         return None
     levels, best = found.levels.nan_to_num(nan=-math.inf).tolist(), 0
     for number, level in enumerate(levels):
         best = number if is_better(level, levels[best]) else best
-    return dataclasses.replace(found[best], runs=tuple(found.levels.tolist()))
+    return dataclasses.replace(found[best], runs=tuple(found.levels[same].tolist()))
+
+
+def _distinct(starts: Parameters) -> tuple[Tensor, Tensor]:
+    """The first of the starts that are equal but for the order of their components, `(R',)`.
+
+    k-means ends at the same clusters from many a start. Also which of those every start `(R,)` is.
+    """
+    order = starts.means[..., 0].argsort(-1)
+    rows = torch.arange(len(order), device=order.device).unsqueeze(-1)
+    scale = starts.scale if starts.family.tied else starts.scale[rows, order]
+    parts = (t.flatten(1) for t in (starts.means[rows, order], starts.logits[rows, order], scale))
+    seen: dict[bytes, int] = {}
+    first: list[int] = []
+    same: list[int] = []
+    for number, key in enumerate(torch.cat(list(parts), -1).cpu().numpy()):
+        if key.tobytes() not in seen:
+            seen[key.tobytes()] = len(first)
+            first.append(number)
+        same.append(seen[key.tobytes()])
+    return torch.tensor(first), torch.tensor(same)
 
 
 def is_better(level: float, best: float) -> bool:

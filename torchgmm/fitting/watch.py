@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data import Block, Source
+from ..data import Block, Source, Wrapped
 
 if TYPE_CHECKING:
     from .base import State
@@ -56,7 +56,7 @@ class Watch:
             self._told = time.perf_counter()
 
 
-class Watched(Source):
+class Watched(Wrapped):
     """A source whose blocks are counted as they are taken.
 
     A block counts from the moment the next one is asked for, when all that it brings is in the
@@ -64,14 +64,8 @@ class Watched(Source):
     """
 
     def __init__(self, source: Source, watch: Watch) -> None:
-        self._source, self._watch = source, watch
-        self.n_features, self.n_rows, self.dtype = source.n_features, source.n_rows, source.dtype
-        self.replayable, self.stable, self.reads = source.replayable, source.stable, source.reads
-        self.own, self.group, self.on_host = source.own, source.group, source.on_host
-
-    @property
-    def row_bytes(self) -> int:
-        return self._source.row_bytes
+        super().__init__(source)
+        self._watch = watch
 
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
         return self._counted(self._source.blocks(skip=skip))

@@ -27,7 +27,7 @@ __all__ = ["Auto"]
 _PAYS, _PROBE, _PROBE_CUBIC = 20, 3e8, 20
 # What `Quadratic` costs however few the rows are, and for every component: finding out whether it
 # keeps the digits.
-_PLANNING, _PLANNING_EACH = 4.5e7, 6e4
+_PLANNING, _PLANNING_EACH = 8e7, 6e4
 
 
 @register

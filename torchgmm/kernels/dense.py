@@ -29,6 +29,7 @@ __all__ = [
     "joint_log_prob",
     "prepare",
     "squared_distances",
+    "whitened_sums",
 ]
 
 
@@ -206,9 +207,7 @@ class Dense(Kernel):
             if centre is not None:
                 seen.z.sub_(centre.to(x.device).unsqueeze(-2))
                 torch.mul(seen.z, seen.z, out=seen.squares)
-            first = product(r.unsqueeze(-2), seen.z).squeeze(-2)
-            found = all_reachable((r.sum(-1), first, family.scatter(seen, r)))
-            part = [t.double() for t in found]
+            part = whitened_sums(seen, r, family)
             part.append(reachable(row_log_prob).sum(-1, dtype=torch.float64))
             sums = [a.add_(b) for a, b in zip(sums, part, strict=True)] if sums else part
         weight, first, second, log_prob = sums
@@ -233,6 +232,15 @@ class Dense(Kernel):
             parameters.family.whiten(d, prepared.whitener, prepared.shift, z)
             squares = torch.mul(z, z, out=d)
             yield part, Whitened(z, squares, torch.sum(squares, -1, out=flat)), flat
+
+
+def whitened_sums(seen: Whitened, r: Tensor, family: Family) -> list[Tensor]:
+    """Weight, first and second moments of a chunk under `r (*B, K, n)`, in float64 where that is.
+
+    Overwrites `seen.squares`.
+    """
+    first = product(r.unsqueeze(-2), seen.z).squeeze(-2)
+    return [t.double() for t in all_reachable((r.sum(-1), first, family.scatter(seen, r)))]
 
 
 def all_rows(x: Tensor, w: Tensor | None, like: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class GivenSums:
         """Rows `x (n, D)` that each belong to one component `labels (n,)`; negative: to none."""
         k = len(self._frame)
         absent, *counts = (labels + 1).bincount(minlength=k + 1).tolist()
-        order = sorted_places(labels, k)[absent:]
+        order = _order_by_label(labels, k)[absent:]
         self._n_rows += len(order)
         d = x[order].double().contiguous().sub_(self._frame[labels[order]]).unsqueeze(0)
         squares = d * d
@@ -114,8 +114,8 @@ class GivenSums:
         )
 
 
-def sorted_places(labels: Tensor, k: int) -> Tensor:
-    """The places of the rows in the order of their labels, and of each label in their own."""
+def _order_by_label(labels: Tensor, k: int) -> Tensor:
+    """The places of the rows, label by label, -1 first; those of one label in their own order."""
     if labels.is_cuda or k > 2**15:
         return labels.argsort(stable=True)
     small = labels.to(torch.int16).cpu().numpy()  # few bits are sorted by counting, not comparing

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..covariance import Family, as_family
-from ..exact import exact, exact_device
+from ..exact import exact
 from ..moments import Moments
 from ..parameters import Parameters
 from .base import as_kernel, soft_assign
-from .dense import Dense, _joint, prepare
+from .dense import Dense, _joint, prepare, whitened_sums
 from .precision import full_precision
 from .turns import mixtures_at_once, turns
 
@@ -173,14 +173,13 @@ def _any_sign(
     back = (prepared.whitener.mT if family.n_axes == 2 else prepared.whitener).contiguous()
     over = tuple(range(len(p.batch_shape) + 1)) if x.dim() == 2 else (-3,)
     by_rows = x.new_empty(x.shape) if of_rows else x.new_empty(0)
-    weight = first = second = torch.zeros((), dtype=torch.float64, device=exact_device(x.device))
+    sums: list[Tensor] = []
     for rows, seen, buffer in Dense()._chunks(x, p, prepared):
         r, _ = soft_assign(_joint(seen, prepared.log_norm, out=buffer))
         r.mul_(g[..., rows].unsqueeze(-2))
         if of_parameters:
-            weight = weight + exact(r.sum(-1))
-            first = first + exact((r.unsqueeze(-2) @ seen.z).squeeze(-2))
-            second = second + exact(family.scatter(seen, r))
+            part = whitened_sums(seen, r, family)
+            sums = [a.add_(b) for a, b in zip(sums, part, strict=True)] if sums else part
         if of_rows:
             pulled = seen.z.mul_(r.unsqueeze(-1))
             if family.tied:
@@ -190,6 +189,7 @@ def _any_sign(
             by_rows[..., rows, :] = pulled.sum(over).neg_()
     if not of_parameters:
         return by_rows, None
+    weight, first, second = sums
     own = p.exact()
     factor = family.factor(own.scale)
     first, second = family.colour(first, factor), family.colour_second(second, factor)

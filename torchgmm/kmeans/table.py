@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["Table", "is_shared", "mean_of", "with_ones"]
 
+_FEW = 8  # features: measured on 2 to 12 of them, 1,000 to 200,000 rows
+
 
 @dataclass(frozen=True)
 class Table:
@@ -38,12 +40,21 @@ class Table:
             origin = own.mean(-2, keepdim=True)
         else:
             origin = mean_of(own, weighing).unsqueeze(-2).to(x.dtype)
-        return cls(x, weights, own - origin, origin.double())
+        return cls(x, weights, _by_columns(own, origin), origin.double())
 
     @property
     def own_weights(self) -> Tensor | None:
         """Weights of `rows`, `(B, N)` or `(1, N)`."""
         return None if self.w is None else self.w[: len(self.rows)]
+
+
+def _by_columns(x: Tensor, origin: Tensor) -> Tensor:
+    """`x - origin`, feature by feature where these are few: operations then run along the rows."""
+    b, n, d = x.shape
+    if d > _FEW or x.device.type != "cpu":
+        return x - origin
+    turned = torch.empty(b, d, n, dtype=x.dtype)
+    return torch.sub(x.mT, origin.mT, out=turned).mT
 
 
 def mean_of(x: Tensor, w: Tensor | None) -> Tensor:

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from ..covariance import Family, Floor
-from ..data import Block, Groups, Source
+from ..data import Block, Groups, Source, Wrapped
 from ..exact import has_float64, reachable
 from ..parameters import Parameters
 from .base import Generators, Seeding
 
 __all__ = ["brought", "near"]
-
-_KNOWN = ("n_features", "n_rows", "dtype", "replayable", "stable", "reads", "own", "group")
 
 
 def near(seeding: Seeding, device: torch.device) -> Seeding:
@@ -63,12 +61,7 @@ class _Near(Seeding):
         return self.seeding.batch(_GroupsOfRows(source), n_components, family, floor, generator)
 
 
-class _Rows(Source):
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        for name in _KNOWN:
-            setattr(self, name, getattr(source, name))
-
+class _Rows(Wrapped):
     def blocks(self, *, skip: int = 0) -> Iterator[Block]:
         return map(brought, self._source.blocks(skip=skip))
 
@@ -76,11 +69,12 @@ class _Rows(Source):
         return brought(self._source.sample(size, generator))
 
 
-class _GroupsOfRows(Groups):
+class _GroupsOfRows(Wrapped, Groups):
+    _source: Groups
+
     def __init__(self, source: Groups) -> None:
-        self._source = source
-        for name in (*_KNOWN, "n_groups", "counts"):
-            setattr(self, name, getattr(source, name))
+        super().__init__(source)
+        self.n_groups, self.counts = source.n_groups, source.counts
 
     def only(self, index: Tensor) -> Groups:
         return _GroupsOfRows(self._source.only(index))

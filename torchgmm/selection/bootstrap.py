@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import checks
 from ..covariance import Family, Floor, as_family, check_floor
 from ..data import Checked, as_source
-from ..data.base import join
+from ..data.block import join
 from ..errors import InputError
 from ..exact import exact_device
 from ..mixture import GaussianMixture

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..data import Block, Source, scrambled
+from ..data import Block, Source, Wrapped, scrambled
 
 __all__ = ["Part", "fold_of"]
 
 
-class Part(Source):
+class Part(Wrapped):
     """The rows of a source whose fold is, or is not, the one given.
 
     The fold of a row is drawn from its number, so a source is cut without a list of its rows, and
@@ -27,12 +27,9 @@ class Part(Source):
     """
 
     def __init__(self, source: Source, fold: int, folds: int, *, inside: bool, seed: int) -> None:
-        self._source, self._fold, self._folds = source, fold, folds
-        self._inside, self._seed = inside, seed
-        self.n_features, self.dtype = source.n_features, source.dtype
-        self.replayable, self.reads = source.replayable, source.reads
-        self.stable, self.own, self.numbered = source.stable, source.own, source.numbered
+        super().__init__(source)
         self.n_rows = None
+        self._fold, self._folds, self._inside, self._seed = fold, folds, inside, seed
 
     def share(self, rank: int, world: int) -> Iterator[Block]:
         yield from self._some_of(self._source.share(rank, world))

@@ -17,7 +17,7 @@ from torchgmm import (
 )
 from torchgmm.data import LoaderSource
 from torchgmm.data.arrays import ArraySource
-from torchgmm.data.base import in_order
+from torchgmm.data.passes import in_order
 from torchgmm.errors import EmptyComponentError
 
 
