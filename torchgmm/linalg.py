@@ -126,7 +126,7 @@ def to_log_cholesky(factor: Tensor) -> Tensor:
 
 def product(left: Tensor, right: Tensor) -> Tensor:
     """`left @ right` of stacks of matrices; `matmul` itself costs three times a small product."""
-    if left.dim() == right.dim() == 3 and len(left) == len(right):
+    if left.dim() == right.dim() == 3 and left.shape[0] == right.shape[0]:
         return torch.bmm(left, right)
     return left @ right
 

@@ -221,12 +221,13 @@ class Family(ABC):
 
     def within(self, moments: Moments) -> Tensor:
         """Summed second moments about the components' own means, `(*B, H, ...)`."""
-        return moments.second - self.outer(moments.first, moments.mean)
+        outer = self.outer(moments.first, moments.mean)
+        return torch.sub(moments.second, outer, out=outer)  # fresh pages cost more than arithmetic
 
     def central(self, moments: Moments) -> Tensor:
         """Mean second moments about the components' own means, before a floor."""
         n = self.pool(moments.present, 0)
-        return self.within(moments) / n.reshape(*n.shape, *[1] * self.n_axes)
+        return self.within(moments).div_(n.reshape(*n.shape, *[1] * self.n_axes))
 
     def pooled(self, moments: Moments) -> Tensor:
         """Summed second moments of all rows about their component's mean, `(*B, 1, ...)`."""

@@ -30,7 +30,7 @@ from .stopping import Stop
 __all__ = ["Batch", "Run"]
 
 # Bytes of the moments or parameters of the mixtures that climb together; about ten such stand.
-_STATISTICS = 32 * 2**20
+_STATISTICS = 8 * 2**20
 _ALIVE = -1  # in the place of a status
 _STATUS = tuple(Status)
 _DIVERGED, _SINGULAR = _STATUS.index(Status.DIVERGED), _STATUS.index(Status.SINGULAR)

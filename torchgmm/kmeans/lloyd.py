@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.base import members, one_hot
-from .nearest import assign, nearest_sums
+from .nearest import assign, nearest_sums, room_for
 from .spread import spread_out
 from .table import Table, is_shared, mean_of, with_ones
 
@@ -77,8 +77,9 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
         summed = with_ones(rows * own, own)
     centres = centres - given.origin
     found, active = centres.clone(), torch.arange(len(centres), device=rows.device)
+    space = room_for(table, len(centres), centres.shape[1])
     for _ in range(max_iter):
-        centres, moves = _step(table, summed, centres)
+        centres, moves = _step(table, summed, centres, space)
         goes_on = [move > enough for move, enough in zip(moves, least, strict=True)]
         if all(goes_on):
             continue
@@ -96,20 +97,21 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
     return found + given.origin
 
 
-def _step(table: Tensor, summed: Tensor, old: Tensor) -> tuple[Tensor, list[float]]:
+def _step(table: Tensor, summed: Tensor, old: Tensor, space: Tensor) -> tuple[Tensor, list[float]]:
     """Means of the rows nearest to each of the old centres `(B, K, D)`, and how far they moved.
 
     Args:
         table: rows with a one behind, `(B, N, D + 1)`.
         summed: weighted rows, their weights and ones, `(B, N, D + 2)`; the table, if all weigh 1.
         old: centres `(B, K, D)`.
+        space: of `room_for` them, or for more data sets.
     """
     near = old.to(table.dtype)
     theta = torch.cat([-2 * near, near.square().sum(-1, keepdim=True)], -1)
-    sums = nearest_sums(table, summed, theta, members)
+    sums = nearest_sums(table, summed, theta, members, space)
     centres, (least, count, *moves) = _means(sums, old)
-    if count != len(old) * table.shape[1]:  # a row has two nearest centres: it counts once
-        sums = nearest_sums(table, summed, theta, one_hot)
+    if count != old.shape[0] * table.shape[1]:  # a row has two nearest centres: it counts once
+        sums = nearest_sums(table, summed, theta, one_hot, space)
         centres, (least, count, *moves) = _means(sums, old)
     if least > 0:
         return centres, moves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,7 +12,7 @@ from ..buffers import room
 from ..kernels.base import has_triton
 from .table import is_shared
 
-__all__ = ["assign", "is_fused", "nearest_labels", "nearest_sums"]
+__all__ = ["assign", "is_fused", "nearest_labels", "nearest_sums", "room_for"]
 
 _CHUNK_BYTES = 32 * 2**20
 _TILE_BYTES = 4 * 2**20  # of distances: they stay in the cache
@@ -71,8 +72,18 @@ def _compared(x: Tensor, centres: Tensor) -> Iterator[tuple[slice, Tensor, Tenso
             yield part, rows, least, label
 
 
+def room_for(table: Tensor, b: int, k: int) -> Tensor:
+    """Room for the distances that `nearest_sums` looks at together."""
+    sets, part = (0, 0) if is_fused(table) else _tile(table.shape[1], k, table)
+    return room((min(sets, b) * k * part,), table)
+
+
 def nearest_sums(
-    table: Tensor, summed: Tensor, theta: Tensor, belong: Callable[[Tensor, Tensor], Tensor]
+    table: Tensor,
+    summed: Tensor,
+    theta: Tensor,
+    belong: Callable[[Tensor, Tensor], Tensor],
+    space: Tensor,
 ) -> Tensor:
     """Sums `(B, K, ...)` of the rows nearest to each centre, in float64.
 
@@ -83,17 +94,18 @@ def nearest_sums(
         summed: what is summed, `(B | 1, N, ...)`.
         theta: `(B, K, D + 1)`, whose product with a row is its distance but for `|x|^2`.
         belong: which of the distances `(..., K, n)` are the least ones `(..., 1, n)`.
+        space: of `room_for` them, or for more data sets.
     """
     if is_fused(table):
         return _fused_sums(table, summed, theta)
     b, k, _ = theta.shape
-    tiles = list(_tiles(b, table.shape[1], k, table))
-    if len(tiles) == 1:
-        return _sums_of(table, summed, theta, belong, None).double()
+    n = table.shape[1]
+    many, most = _tile(n, k, table)
+    if many >= b and most >= n:
+        return _sums_of(table, summed, theta, belong, space).double()
     sums = torch.zeros(b, k, summed.shape[-1], dtype=torch.float64, device=table.device)
-    sets, part = tiles[0]  # the largest
-    space = room((len(range(b)[sets]) * k * len(range(table.shape[1])[part]),), table)
-    for sets, part in tiles:
+    for first, start in itertools.product(range(0, b, many), range(0, n, most)):
+        sets, part = slice(first, first + many), slice(start, start + most)
         rows, values = (
             t[:, part] if is_shared(t, theta) else t[sets, part] for t in (table, summed)
         )
@@ -106,14 +118,12 @@ def _sums_of(
     values: Tensor,
     theta: Tensor,
     belong: Callable[[Tensor, Tensor], Tensor],
-    space: Tensor | None,
+    space: Tensor,
 ) -> Tensor:
-    if space is None:
-        space = room((len(theta) * theta.shape[1] * rows.shape[1],), rows)
     distances = _matmul(theta, rows.mT, space)
     member = belong(distances, distances.amin(-2, keepdim=True))
     b, k, n = member.shape
-    if len(values) > 1 or b * k < 2 * values.shape[-1]:
+    if values.shape[0] > 1 or b * k < 2 * values.shape[-1]:
         return _matmul(member, values)
     # a library divides the work of a product with long sums by the columns of the answer
     return torch.mm(values[0].mT, member.view(b * k, n).mT).mT.reshape(b, k, -1)
@@ -142,11 +152,8 @@ def _matmul(left: Tensor, right: Tensor, space: Tensor | None = None) -> Tensor:
     return torch.mm(left.reshape(b * k, n), right[0], out=flat).view(b, k, m)
 
 
-def _tiles(b: int, n: int, k: int, x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Slices of the data sets and of their rows, whose distances fit the cache together."""
+def _tile(n: int, k: int, x: Tensor) -> tuple[int, int]:
+    """How many data sets and how many of their rows have distances that fit the cache together."""
     most = (_TILE_BYTES_ON_GPU if x.is_cuda else _TILE_BYTES) // (k * x.element_size())
     rows = min(n, max(256, most))
-    sets = max(1, most // rows)
-    for first in range(0, b, sets):
-        for start in range(0, n, rows):
-            yield slice(first, first + sets), slice(start, start + rows)
+    return max(1, most // rows), rows
