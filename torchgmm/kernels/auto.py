@@ -68,12 +68,17 @@ class Auto(Kernel):
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         if is_fused(x, parameters):
             return self._on_gpu(x, w, parameters)
+        shape = parameters.batch_shape
+        if len(shape) and shape.numel() == 1:  # the last of a batch: by itself it takes less
+            one = parameters.map(lambda t: t.reshape(t.shape[len(shape) :]))
+            own = w if w is None else w.reshape(-1)
+            found = self._accumulate(x.reshape(x.shape[-2:]), own, one)
+            return found.map(lambda t: t.reshape(*shape, *t.shape))
         parts = [
             self._accumulate(rows, own, some) for _, some, rows, (own,) in turns(parameters, x, w)
         ]
         if len(parts) == 1:
             return parts[0]
-        shape = parameters.batch_shape
         return Moments.cat(parts).map(lambda t: t.reshape(*shape, *t.shape[1:]))
 
     def _accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
