@@ -161,3 +161,12 @@ def test_no_steps_give_the_start_back():
     x = blobs(50, 2)
     start = x[:3].clone()
     torch.testing.assert_close(kmeans(x, None, start, max_iter=0), start)
+
+
+def test_rows_whose_squares_add_up_to_more_than_float32_holds():
+    x = torch.from_numpy(blobs(600, 2, 3, separation=2.0).numpy()).float()
+    start = x[:3].double()
+    scale = 2.0**60  # squares up to 1e37
+    torch.testing.assert_close(
+        kmeans(scale * x, None, scale * start) / scale, kmeans(x, None, start)
+    )

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..kernels.base import members, one_hot
 from .nearest import assign, nearest_sums, room_for
 from .spread import spread_out
-from .table import Table, is_shared, mean_of, with_ones
+from .table import Table, is_shared, mean_of, near_mean, with_ones
 
 __all__ = ["clustered", "kmeans"]
 
@@ -68,7 +68,8 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
         return mean_of(given.x, given.w).unsqueeze(-2)
     rows, weights = given.rows, given.own_weights
     squares = rows * rows
-    spread = squares.mean((-2, -1)) if weights is None else mean_of(squares, weights).mean(-1)
+    mean = near_mean(squares).squeeze(-2) if weights is None else mean_of(squares, weights)
+    spread = mean.double().mean(-1)
     least: list[float] = (tol * spread).expand(len(centres)).tolist()
     # a column of ones makes one product of distances with norms, and of sums with counts
     summed = table = with_ones(rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Table", "is_shared", "mean_of", "with_ones"]
+__all__ = ["Table", "is_shared", "mean_of", "near_mean", "with_ones"]
 
 _FEW = 8  # features: measured on 2 to 12 of them, 1,000 to 200,000 rows
 
@@ -35,9 +35,9 @@ class Table:
         own, weighing = x, weights
         if len(x) > 1 and x.stride(0) == 0 and (w is None or w.stride(0) == 0):
             own, weighing = x[:1], None if weights is None else weights[:1]
-        # A number that rows could hold: no digit is lost. Any near the mean will do.
+        # a number that rows could hold: no digit is lost
         if weighing is None:
-            origin = own.mean(-2, keepdim=True)
+            origin = near_mean(own)
         else:
             origin = mean_of(own, weighing).unsqueeze(-2).to(x.dtype)
         return cls(x, weights, _by_columns(own, origin), origin.double())
@@ -55,6 +55,14 @@ def _by_columns(x: Tensor, origin: Tensor) -> Tensor:
         return x - origin
     turned = torch.empty(b, d, n, dtype=x.dtype)
     return torch.sub(x.mT, origin.mT, out=turned).mT
+
+
+def near_mean(x: Tensor) -> Tensor:
+    """Means of `x (B, N, D)` in its own dtype, `(B, 1, D)`, for what no digit depends on."""
+    mean = x.mean(-2, keepdim=True)
+    if bool(torch.isfinite(mean).all()):
+        return mean
+    return x.mean(-2, keepdim=True, dtype=torch.float64).to(x.dtype)  # the sum was out of range
 
 
 def mean_of(x: Tensor, w: Tensor | None) -> Tensor:
