@@ -12,6 +12,7 @@ __all__ = [
     "cholesky",
     "from_log_cholesky",
     "inverse_tril",
+    "long_product",
     "lower_factor",
     "positive",
     "product",
@@ -22,6 +23,7 @@ __all__ = [
 # A library takes small matrices one by one: for so many, times their size, operations on all cost
 # less. Measured on 1 to 32 features and 5 to 8,192 matrices.
 _SMALL, _STACK = 4, 96
+_MANY = 16  # rows of a product, for which turning it round can pay
 
 
 def symmetric(matrix: Tensor) -> Tensor:
@@ -128,6 +130,18 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     if left.dim() == right.dim() == 3 and left.shape[0] == right.shape[0]:
         return torch.bmm(left, right)
     return left @ right
+
+
+def long_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left (..., K, n) @ right (..., n, P)` of long sums, the way round that is faster on a CPU.
+
+    Measured with K of 2 to 256 and P of 3 to 2,145: a half to twice the time.
+    """
+    k, p = left.shape[-2], right.shape[-1]
+    by_columns = right.stride(-2) < right.stride(-1)
+    if k < _MANY or not (by_columns if p > k else left.dim() == 2):
+        return left @ right
+    return (right.mT @ left.mT).mT
 
 
 def positive(values: Tensor) -> bool:

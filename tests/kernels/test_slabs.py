@@ -7,6 +7,7 @@ from tests.cases import FAMILIES, FLOATS, drawn
 from torchgmm import Parameters
 from torchgmm.covariance import as_family
 from torchgmm.kernels import Dense, Quadratic, layouts
+from torchgmm.linalg import long_product
 from torchgmm.moments import Moments
 
 
@@ -50,7 +51,7 @@ def test_either_way_round_it_is_the_product(k, p, batch, lying):
     left = torch.randn(*batch, k, 50, generator=g, dtype=torch.float64)
     right = torch.randn(*batch, 50, p, generator=g, dtype=torch.float64)
     right = right.mT.contiguous().mT if lying == "columns" else right
-    torch.testing.assert_close(layouts._of_long(left, right), left @ right)
+    torch.testing.assert_close(long_product(left, right), left @ right)
 
 
 def test_float32_sums_of_many_rows_keep_the_digits_of_separated_means():

@@ -246,11 +246,8 @@ class Run:
         ended = np.full(len(levels), _STATUS.index(Status.ENDED) if step.last else _ALIVE)
         self._levels = np.concatenate([self._levels, levels[None]])
         self._rise(levels)
-        if int(self._since.max()) >= STALL:
-            ended[self._since >= STALL] = _STATUS.index(Status.STALLED)
-        met = self.batch.stop.met_each(self._levels)
-        if step.rescued:
-            met &= step.rescues.numpy() == 0
+        ended[self._since >= STALL] = _STATUS.index(Status.STALLED)
+        met = self.batch.stop.met_each(self._levels) & (step.rescues.numpy() == 0)
         ended[met] = _STATUS.index(Status.CONVERGED)
         ended[~sound] = _DIVERGED
         if step.failed is not None:

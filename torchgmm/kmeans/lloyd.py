@@ -67,9 +67,7 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
     if centres.shape[-2] == 1 and max_iter:
         return mean_of(given.x, given.w).unsqueeze(-2)
     rows, weights = given.rows, given.own_weights
-    squares = rows * rows
-    mean = near_mean(squares).squeeze(-2) if weights is None else mean_of(squares, weights)
-    spread = mean.double().mean(-1)
+    spread = near_mean(rows * rows, weights).double().mean((-2, -1))
     least: list[float] = (tol * spread).expand(len(centres)).tolist()
     # a column of ones makes one product of distances with norms, and of sums with counts
     summed = table = with_ones(rows)

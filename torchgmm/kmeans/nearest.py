@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..buffers import room
 from ..kernels.base import has_triton
+from ..linalg import long_product
 from .table import is_shared
 
 __all__ = ["assign", "is_fused", "nearest_labels", "nearest_sums", "room_for"]
@@ -122,11 +123,9 @@ def _sums_of(
 ) -> Tensor:
     distances = _matmul(theta, rows.mT, space)
     member = belong(distances, distances.amin(-2, keepdim=True))
-    b, k, n = member.shape
-    if values.shape[0] > 1 or b * k < 2 * values.shape[-1]:
-        return _matmul(member, values)
-    # a library divides the work of a product with long sums by the columns of the answer
-    return torch.mm(values[0].mT, member.view(b * k, n).mT).mT.reshape(b, k, -1)
+    if values.shape[0] > 1:
+        return long_product(member, values)
+    return long_product(member.flatten(0, 1), values[0]).reshape(*theta.shape[:2], -1)
 
 
 def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor) -> Tensor:
@@ -142,14 +141,14 @@ def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor) -> Tensor:
     return sums
 
 
-def _matmul(left: Tensor, right: Tensor, space: Tensor | None = None) -> Tensor:
-    """`left (B, K, n) @ right (B | 1, n, m)`: one product, where all data sets are one."""
+def _matmul(left: Tensor, right: Tensor, space: Tensor) -> Tensor:
+    """`left (B, K, n) @ right (B | 1, n, m)`, in `space`; one product for one data set for all."""
     (b, k, n), m = left.shape, right.shape[-1]
-    out = None if space is None else space[: b * k * m].view(b, k, m)
+    out = space[: b * k * m].view(b, k, m)
     if not is_shared(right, left):
         return torch.bmm(left, right, out=out)
-    flat = None if out is None else out.view(b * k, m)
-    return torch.mm(left.reshape(b * k, n), right[0], out=flat).view(b, k, m)
+    torch.mm(left.reshape(b * k, n), right[0], out=out.view(b * k, m))
+    return out
 
 
 def _tile(n: int, k: int, x: Tensor) -> tuple[int, int]:

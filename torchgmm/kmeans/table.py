@@ -36,10 +36,7 @@ class Table:
         if len(x) > 1 and x.stride(0) == 0 and (w is None or w.stride(0) == 0):
             own, weighing = x[:1], None if weights is None else weights[:1]
         # a number that rows could hold: no digit is lost
-        if weighing is None:
-            origin = near_mean(own)
-        else:
-            origin = mean_of(own, weighing).unsqueeze(-2).to(x.dtype)
+        origin = near_mean(own, weighing)
         return cls(x, weights, _by_columns(own, origin), origin.double())
 
     @property
@@ -57,12 +54,13 @@ def _by_columns(x: Tensor, origin: Tensor) -> Tensor:
     return torch.sub(x.mT, origin.mT, out=turned).mT
 
 
-def near_mean(x: Tensor) -> Tensor:
-    """Means of `x (B, N, D)` in its own dtype, `(B, 1, D)`, for what no digit depends on."""
-    mean = x.mean(-2, keepdim=True)
-    if bool(torch.isfinite(mean).all()):
-        return mean
-    return x.mean(-2, keepdim=True, dtype=torch.float64).to(x.dtype)  # the sum was out of range
+def near_mean(x: Tensor, w: Tensor | None) -> Tensor:
+    """Weighted means of `x (B, N, D)` in its dtype, `(B, 1, D)`, for what no digit depends on."""
+    if w is None:
+        mean = x.mean(-2, keepdim=True)
+        if bool(torch.isfinite(mean).all()):  # else the sum was out of range
+            return mean
+    return mean_of(x, w).unsqueeze(-2).to(x.dtype)
 
 
 def mean_of(x: Tensor, w: Tensor | None) -> Tensor:
