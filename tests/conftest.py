@@ -108,6 +108,14 @@ def device(request):
 
 
 @pytest.fixture
+def launchable(device):
+    """Triton, on the GPU or in its interpreter: it cannot have both in one process."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if device.type == "cpu" and torch.cuda.is_available():
+        pytest.skip("runs on the GPU: --device cuda")
+
+
+@pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
 

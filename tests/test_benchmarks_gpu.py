@@ -192,13 +192,10 @@ def test_it_runs(tmp_path):
     assert {r["status"] for r in found} == {"ok"}, found
 
 
-def test_tiles_can_be_tuned(capsys, monkeypatch, device):
-    pytest.importorskip("triton", reason="Triton is not installed")
+def test_tiles_can_be_tuned(capsys, monkeypatch, launchable, device):
     from benchmarks.gpu import tune
     from torchgmm.kernels import triton_quadratic, triton_run
 
-    if device.type == "cpu" and torch.cuda.is_available():
-        pytest.skip("runs on the GPU: --device cuda")
     for module in (triton_run, triton_quadratic):
         monkeypatch.setattr(module, "interpreted", lambda: False)
     sizes = "--rows 40 --features 3 --components 2 --repeats 1 --most 2 --precision ieee"

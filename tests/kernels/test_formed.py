@@ -7,22 +7,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.cases import FAMILIES, Case, drawn
+from tests.kernels.common import agrees
 from torchgmm import EM, GaussianMixture, InputError
 from torchgmm.errors import MissingExtraError
 from torchgmm.kernels import Dense, Quadratic, Triton, TritonQuadratic, as_kernel
-from torchgmm.moments import Moments
 
 pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.usefixtures("launchable")
 
-FIELDS = tuple(Moments.__dataclass_fields__)
 APART = Case("apart", 16, 0, 100, 10)
 BLURRED = Case("blurred", 6, 0, 1, 4, k=3, n=1300)
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_or_interpreted(device):
-    if device.type == "cpu" and torch.cuda.is_available():
-        pytest.skip("runs on the GPU: --device cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +35,6 @@ def compiled_tiles(monkeypatch):
     from torchgmm.kernels import triton_quadratic
 
     monkeypatch.setattr(triton_quadratic, "interpreted", lambda: False)
-
-
-def agrees(got, expected, rtol=1e-5):
-    for field in FIELDS:
-        a, b = getattr(got, field).cpu(), getattr(expected, field)
-        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
 
 
 def near(family, k, d, batch=()):

@@ -5,14 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.cases import CASES, FLOATS, Case
+from tests.kernels.common import FIELDS
 from torchgmm.kernels import Dense, Screened, grouped, screened
 from torchgmm.kernels.screen import turned
 from torchgmm.kernels.screened import Plan
-from torchgmm.moments import Moments
 
 SEPARATE = ["full", "diagonal", "spherical"]
 OVERLAP = Case("overlap", 12, 0, 2, 100, k=5, n=3000)
-FIELDS = tuple(Moments.__dataclass_fields__)
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +56,7 @@ def test_few_coordinates_and_chunks_change_nothing(family, kept, added, device):
     agrees(got, Dense().accumulate(x, None, p), 1e-9)
 
 
-def test_tiles_are_joined_by_a_kernel(device):
-    pytest.importorskip("triton", reason="Triton is not installed")
-    if device.type == "cpu" and torch.cuda.is_available():
-        pytest.skip("runs on the GPU: --device cuda")
+def test_tiles_are_joined_by_a_kernel(launchable, device):
     x, p = OVERLAP.rows(torch.float32), OVERLAP.start("full")
     y, _, q = placed(x, None, p, device)
     found = [Screened().accumulate(y, None, q) for _ in range(2)]

@@ -8,12 +8,7 @@ from torchgmm.kmeans import assign, kmeans, kmeans_plus_plus
 from torchgmm.kmeans import nearest as room
 
 pytest.importorskip("triton", reason="Triton is not installed")
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_or_interpreted(device):
-    if device.type == "cpu" and torch.cuda.is_available():
-        pytest.skip("runs on the GPU: --device cuda")
+pytestmark = pytest.mark.usefixtures("launchable")
 
 
 @pytest.fixture

@@ -11,21 +11,15 @@ import pytest
 import torch
 
 from tests.cases import drawn
+from tests.kernels.common import FIELDS
 from torchgmm.kernels import Dense, Triton
-from torchgmm.moments import Moments
 
 pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.usefixtures("launchable")
 
 APART, MIDDLE = 2**30, 2**31
 _NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux, which Python knows since 3.13
 TOTAL = MIDDLE + 2 * APART + 1024
-FIELDS = tuple(Moments.__dataclass_fields__)
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_or_interpreted(device):
-    if device.type == "cpu" and torch.cuda.is_available():
-        pytest.skip("runs on the GPU: --device cuda")
 
 
 @pytest.fixture

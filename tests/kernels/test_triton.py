@@ -9,21 +9,15 @@ import pytest
 import torch
 
 from tests.cases import FAMILIES, Case, drawn
+from tests.kernels.common import agrees
 from torchgmm import EM, GaussianMixture, InputError
 from torchgmm.errors import MissingExtraError
 from torchgmm.kernels import Dense, Triton, as_kernel, base
-from torchgmm.moments import Moments
 
 pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.usefixtures("launchable")
 
 CASE = Case("ragged", 5, 0, 4, 10, k=3, n=300)
-FIELDS = tuple(Moments.__dataclass_fields__)
-
-
-@pytest.fixture(autouse=True)
-def _on_the_gpu_or_interpreted(device):
-    if device.type == "cpu" and torch.cuda.is_available():
-        pytest.skip("runs on the GPU: --device cuda")
 
 
 @pytest.fixture
@@ -32,12 +26,6 @@ def compiled_tiles(monkeypatch):
     from torchgmm.kernels import triton_run
 
     monkeypatch.setattr(triton_run, "interpreted", lambda: False)
-
-
-def agrees(got, expected, rtol=1e-5):
-    for field in FIELDS:
-        a, b = getattr(got, field).cpu(), getattr(expected, field)
-        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
 
 
 def compare(family, d, k, n, device, batch=(), kernel=None, rtol=1e-5, dtype=torch.float32):
