@@ -8,6 +8,7 @@ from torch import Tensor
 from .answers import holds
 
 __all__ = [
+    "apply",
     "at_rounding",
     "cholesky",
     "from_log_cholesky",
@@ -130,6 +131,13 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     if left.dim() == right.dim() == 3 and left.shape[0] == right.shape[0]:
         return torch.bmm(left, right)
     return left @ right
+
+
+def apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """`matrix (..., D, D)` times `vector (..., D)`, of the same leading axes."""
+    d = vector.shape[-1]
+    flat = torch.bmm(matrix.reshape(-1, d, d), vector.reshape(-1, d, 1))
+    return flat.view(vector.shape)
 
 
 def long_product(left: Tensor, right: Tensor) -> Tensor:

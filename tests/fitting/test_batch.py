@@ -168,10 +168,10 @@ def test_runs_from_starts_that_are_equal_but_for_their_order_climb_once(monkeypa
 
     def counted(rows, starts, *rest):
         climbed.append((rows.n_groups, len(starts.means)))
-        return restarts_climbed(rows, starts, *rest)
+        return begun(rows, starts, *rest)
 
-    restarts_climbed = restarts.climbed
-    monkeypatch.setattr(restarts, "climbed", counted)
+    begun = restarts._begun
+    monkeypatch.setattr(restarts, "_begun", counted)
     fits = [quiet(tg.GaussianMixture(3), x, n_init=12, generator=0, observers=o) for o in WATCHED]
     ((groups, starts),) = climbed
     assert groups == starts < 12

@@ -24,11 +24,13 @@ class Groups(Source):
     Attributes:
         n_groups: B.
         counts: `(B,)` rows of positive weight of every group, on the CPU.
+        alike: whether all groups are the same rows, of the same weight.
     """
 
     stable = False  # which groups are left changes from pass to pass
     n_groups: int
     counts: Tensor
+    alike: bool = False
 
     @abstractmethod
     def only(self, index: Tensor) -> Groups:
@@ -58,7 +60,7 @@ class SharedGroups(Wrapped, Groups):
     def __init__(self, source: Source, n_groups: int, weights: Tensor | None = None) -> None:
         super().__init__(source)
         self.stable = Groups.stable
-        self.n_groups, self._weights = n_groups, weights
+        self.n_groups, self._weights, self.alike = n_groups, weights, weights is None
         rows = -1 if source.n_rows is None else source.n_rows
         self.counts = torch.full((n_groups,), rows)
         if weights is not None:

@@ -18,7 +18,7 @@ from ..data import Groups, as_groups
 from ..errors import InputError
 from ..kernels import full_precision
 from ..mixture import GaussianMixture
-from ..parameters import Parameters, filled_up
+from ..parameters import Parameters, concatenated, filled_up
 from ..seeding import Seeding, Start
 from .base import BatchStep, Method, Problem, State, Status, Step
 from .batch_result import BatchResult, Course, Ends, Progress, better, joined, worst
@@ -33,7 +33,13 @@ __all__ = ["Batch", "Run"]
 _STATISTICS = 8 * 2**20
 _ALIVE = -1  # in the place of a status
 _STATUS = tuple(Status)
-_DIVERGED, _SINGULAR = _STATUS.index(Status.DIVERGED), _STATUS.index(Status.SINGULAR)
+_ENDED, _STALLED, _CONVERGED, _DIVERGED, _SINGULAR, _SPENT = (
+    _STATUS.index(status)
+    for status in (
+        Status.ENDED, Status.STALLED, Status.CONVERGED, Status.DIVERGED, Status.SINGULAR,
+        Status.BUDGET_SPENT,
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ class Run:
 
     def __post_init__(self) -> None:
         n = len(self.start.means)
-        self._found = self.start
+        self._ended: list[tuple[np.ndarray, Parameters]] = []  # which ended together, and where
         self._status = np.full(n, _ALIVE)
         self._active = np.arange(n)
         assert isinstance(self.problem.source, Groups)
@@ -216,51 +222,62 @@ class Run:
         for levels in self._levels:
             self._rise(levels)
 
+    @property
+    def climbing(self) -> list[int]:
+        """Numbers of the mixtures that are not at their end."""
+        return [int(number) for number in self._active]
+
     def to_the_end(self) -> BatchResult:
         """Steps until every mixture is at its end."""
+        self.until_left(0)
+        return self.result()
+
+    def until_left(self, count: int) -> None:
+        """Steps until no more than so many mixtures climb, or the budget is spent."""
         method, problem = self.batch.method, self.problem
         if self._state is None:
             self._state = method.init(self.start, problem)
         elif len(self._active) < len(self._status):
             problem = problem.only(torch.from_numpy(self._active))
-        while len(self._active) and len(self._history) < method.max_iter:
+        while len(self._active) > count and len(self._history) < method.max_iter:
             began = time.perf_counter()
             after, step = method.step(self._state, problem)
             assert isinstance(step, BatchStep)
             step = dataclasses.replace(step, seconds=time.perf_counter() - began)
             self._history.append(step)
-            ended = self._ended(step)
+            ended = self._verdicts(step)
             before, self._state = self._state, after
             if (ended != _ALIVE).any():
                 problem = self._leave(ended, before, problem)
             self._tell(step)
-        self._status[self._active] = _STATUS.index(Status.BUDGET_SPENT)
-        self._put(self._active, self._state.parameters)
-        self._active = self._active[:0]
-        return self.result()
 
-    def _ended(self, step: BatchStep) -> np.ndarray:
+    def _verdicts(self, step: BatchStep) -> np.ndarray:
         """The status of each active mixture after a step, or that it goes on."""
         levels = step.levels.numpy()
         sound = np.isfinite(levels)
-        ended = np.full(len(levels), _STATUS.index(Status.ENDED) if step.last else _ALIVE)
+        ended = np.full(len(levels), _ENDED if step.last else _ALIVE)
         self._levels = np.concatenate([self._levels, levels[None]])
         self._rise(levels)
-        ended[self._since >= STALL] = _STATUS.index(Status.STALLED)
-        met = self.batch.stop.met_each(self._levels) & (step.rescues.numpy() == 0)
-        ended[met] = _STATUS.index(Status.CONVERGED)
-        ended[~sound] = _DIVERGED
+        if len(self._levels) > STALL:
+            ended[self._since >= STALL] = _STALLED
+        met = self.batch.stop.met_each(self._levels)
+        if step.rescued:
+            met &= step.rescues.numpy() == 0
+        ended[met] = _CONVERGED
         if step.failed is not None:
-            ended[step.failed.numpy()] = _SINGULAR
             sound &= ~step.failed.numpy()
+        if not sound.all():
+            ended[~sound] = _DIVERGED
+            if step.failed is not None:
+                ended[step.failed.numpy()] = _SINGULAR
         self._course = self._course.followed(self._active, step, sound)
         return ended
 
     def _rise(self, levels: np.ndarray) -> None:
         """Note the best level of each active mixture, and for how long there was no better."""
-        higher = levels > self._top
-        self._top = np.where(higher, levels, self._top)
-        self._since = np.where(higher, 0, self._since + 1)
+        self._since += 1
+        self._since[levels > self._top] = 0
+        self._top = np.fmax(self._top, levels)
 
     def _leave(self, ended: np.ndarray, before: State, problem: Problem) -> Problem:
         """Put away what is done; the rest goes on without it."""
@@ -269,7 +286,7 @@ class Run:
         for some, state in (((ended != _ALIVE) & ~kept, self._state), (kept, before)):
             if some.any():
                 mine = torch.from_numpy(np.flatnonzero(some))
-                self._put(self._active[some], state.parameters[mine])
+                self._ended.append((self._active[some], state.parameters[mine]))
         stays = ended == _ALIVE
         self._status[self._active] = ended
         self._active, self._levels = self._active[stays], self._levels[:, stays]
@@ -278,17 +295,23 @@ class Run:
         self._state = self._state.only(index)
         return problem.only(index)
 
-    def _put(self, which: np.ndarray, parameters: Parameters) -> None:
-        index = torch.from_numpy(which).to(parameters.means.device)
-        self._found = self._found.put(index, parameters)
+    def _found(self, *climbing: tuple[np.ndarray, Parameters]) -> Parameters:
+        """All that have ended, and others, in their places; the rest where they began."""
+        parts = [*self._ended, *climbing]
+        if not parts:
+            return self.start
+        index = torch.from_numpy(np.concatenate([which for which, _ in parts]))
+        ends = concatenated([parameters for _, parameters in parts])
+        return self.start.put(index.to(ends.means.device), ends)
 
     def result(self) -> BatchResult:
         """What was found; mixtures still on their way as they are now."""
-        found, status = self._found, self._status.copy()
+        status = self._status.copy()
         if len(self._active) and self._state is not None:
-            index = torch.from_numpy(self._active).to(found.means.device)
-            found = found.put(index, self._state.parameters)
-            status[self._active] = _STATUS.index(Status.BUDGET_SPENT)
+            found = self._found((self._active, self._state.parameters))
+            status[self._active] = _SPENT
+        else:
+            found = self._found()
         statuses = tuple(_STATUS[s] for s in status)
         state, levels = self._state or State(found), self._course.last_levels()
         return BatchResult(
@@ -309,6 +332,7 @@ class Run:
         history = tuple(self._history)
         assert self._state is not None
         change = step.log_likelihood - history[-2].log_likelihood if history[1:] else math.inf
+        ends = Ends(self._found(), self._status.copy(), self._active, self._course)
         event = Event(
             step,
             len(history),
@@ -321,7 +345,7 @@ class Run:
             history,
             self.best,
             step.rows * self.problem.source.row_bytes,
-            Progress(self.done, Ends(self._found, self._status.copy(), self._active, self._course)),
+            Progress(self.done, ends),
         )
         for observer in self.batch.observers:
             observer.on_step(event)

@@ -32,34 +32,40 @@ STALL = 50
 class Begun:
     """How far a fit has come: the one place that changes while it runs."""
 
-    def __init__(
-        self,
+    def __init__(self, state: State | None = None, history: Sequence[Step] = ()) -> None:
+        self.run = 1
+        self.state = state
+        self.history = list(history)
+        self.best: FitResult | None = None
+        self.seconds = 0.0  # of the step under way, before it was cut off
+
+    @classmethod
+    def of(
+        cls,
         climb: Climb,
         mixture: GaussianMixture,
         resume: Resumption | None,
         state: State | None,
-    ) -> None:
-        self.run = 1
-        self.state: State | None = None
-        self.history: list[Step] = []
-        self.best: FitResult | None = None
-        self.seconds = 0.0  # of the step under way, before it was cut off
+    ) -> Begun:
+        """A fit that goes on from a checkpoint, or with other rows; or a new one."""
+        own = cls()
         if resume is not None:
             if resume.progress is not None:
                 raise InputError(
                     "the fit to resume is of a batch of mixtures, this one of a single mixture"
                 )
             place = exact_device(mixture.device)
-            self._check(climb, mixture, resume.state)
-            self.run, self.seconds = resume.run, resume.seconds
-            self.state, self.history, self.best = on_device(
+            own._check(climb, mixture, resume.state)
+            own.run, own.seconds = resume.run, resume.seconds
+            own.state, own.history, own.best = on_device(
                 (resume.state, list(resume.history), resume.best), place
             )
             climb.problem.generator.set_state(resume.generator)
         elif state is not None:
-            self._check(climb, mixture, state)
+            own._check(climb, mixture, state)
             there = on_device(state, exact_device(mixture.device))
-            self.state = climb.method.renewed(there, climb.problem)
+            own.state = climb.method.renewed(there, climb.problem)
+        return own
 
     def _check(self, climb: Climb, mixture: GaussianMixture, state: State) -> None:
         n_features = climb.problem.source.n_features

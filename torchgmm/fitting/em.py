@@ -98,8 +98,10 @@ class EM(Method):
                 return state, Step(float("nan"), rows, kernel=kernel.ran)
             moments = without_lost(moments, state.parameters)
         after, step = self._maximised(moments, rows, state, problem, kernel)
-        rescued = after.n_rescued if state.parameters.batch_shape else step.rescued
-        return EMState(after.parameters, state.step + 1, state.rescues + rescued), step
+        rescues = state.rescues
+        if not after.sound:
+            rescues = rescues + (after.n_rescued if state.parameters.batch_shape else step.rescued)
+        return EMState(after.parameters, state.step + 1, rescues), step
 
     def _maximised(
         self,

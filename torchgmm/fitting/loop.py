@@ -169,7 +169,7 @@ def fit(
             return _told(found, method)
         drawn.set_state(before)  # one of them fails: in its turn it says why
     climb = Climb(problem, method, stop or Tolerance(), observers, n_init)
-    begun = Begun(climb, mixture, resume, state)
+    begun = Begun.of(climb, mixture, resume, state)
     for observer in observers:
         observer.on_start(problem, method, n_init)
     done: FitResult | None = None

@@ -190,8 +190,9 @@ def report(moments: Moments, after: MStep, rows: int, kernel: str) -> Step:
     else:
         numbers = torch.stack([level, after.rescued.sum(-1), after.collapsed.sum(-1)]).cpu()
         level, (rescues, collapses) = numbers[0], numbers[1:].long()
+    mean = float(level.mean())
     return BatchStep(
-        float(level.nanmean()),
+        mean if math.isfinite(mean) else float(level.nanmean()),
         rows,
         rescued=0 if after.sound else int(rescues.sum()),
         collapsed=0 if after.sound else int(collapses.sum()),

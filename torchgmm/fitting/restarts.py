@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..covariance import Family
 from ..data import Groups, SharedGroups, Source
+from ..errors import SingularCovarianceError
 from ..mixture import GaussianMixture
 from ..parameters import Parameters
-from ..seeding import Seeding
+from ..seeding import Seeding, distinct
 from .base import Method, Problem, Status
 from .batch import Batch, Run
 from .batch_result import BatchResult
+from .climb import Begun, Climb
 from .events import FitResult
 from .stopping import Stop
 
@@ -44,10 +46,15 @@ def climbed(
 ) -> BatchResult:
     """The end of every start `(R, ...)` on the same rows."""
     rows = source if isinstance(source, Groups) else SharedGroups(source, len(starts.means))
+    return _begun(rows, starts, method, stop, generator).to_the_end()
+
+
+def _begun(
+    rows: Groups, starts: Parameters, method: Method, stop: Stop, generator: torch.Generator
+) -> Run:
     p = starts
     mixture = GaussianMixture(p.n_components, None, p.family, batch_shape=p.batch_shape)
-    batch = Batch(mixture, method, stop, ())
-    return Run(batch, Problem(rows, generator), starts, 1, 1, None).to_the_end()
+    return Run(Batch(mixture, method, stop, ()), Problem(rows, generator), starts, 1, 1, None)
 
 
 def best_of(
@@ -62,34 +69,43 @@ def best_of(
     """The best of runs from a start of each generator; None if one has no answer of its own."""
     rows = SharedGroups(source, len(generators))
     starts = seeding.batch(rows, n_components, family, method.reg_covar, generators)
-    first, same = _distinct(starts)
-    found = climbed(rows.only(first), starts[first], method, stop, generators[0])
+    first, same = distinct(_described(starts))
+    run = _begun(rows.only(first), starts[first], method, stop, generators[0])
+    run.until_left(1)
+    last, found = run.climbing, run.result()
     if Status.SINGULAR in found.statuses:
         return None
-    levels, best = found.levels.nan_to_num(nan=-math.inf).tolist(), 0
-    for number, level in enumerate(levels):
-        best = number if is_better(level, levels[best]) else best
-    return dataclasses.replace(found[best], runs=tuple(found.levels[same].tolist()))
+    levels = found.levels.tolist()
+    ends: dict[int, FitResult] = {}
+    try:
+        for number in last:  # by itself it takes less
+            ends[number] = _alone(source, found[number], method, stop, generators[0])
+            levels[number] = ends[number].log_likelihood
+    except SingularCovarianceError:
+        return None
+    best = 0
+    for number, level in enumerate(map(_level, levels)):
+        best = number if is_better(level, _level(levels[best])) else best
+    end = ends[best] if best in ends else found[best]
+    return dataclasses.replace(end, runs=tuple(levels[place] for place in same.tolist()))
 
 
-def _distinct(starts: Parameters) -> tuple[Tensor, Tensor]:
-    """The first of the starts that are equal but for the order of their components, `(R',)`.
+def _alone(
+    source: Source, so_far: FitResult, method: Method, stop: Stop, generator: torch.Generator
+) -> FitResult:
+    """The end of one run, from where it has come."""
+    climb = Climb(Problem(source, generator), method, stop, (), 1)
+    return climb.to_the_end(Begun(so_far.state, so_far.history))
 
-    k-means ends at the same clusters from many a start. Also which of those every start `(R,)` is.
-    """
-    order = starts.means[..., 0].argsort(-1)
-    rows = torch.arange(len(order), device=order.device).unsqueeze(-1)
-    scale = starts.scale if starts.family.tied else starts.scale[rows, order]
-    parts = (t.flatten(1) for t in (starts.means[rows, order], starts.logits[rows, order], scale))
-    seen: dict[bytes, int] = {}
-    first: list[int] = []
-    same: list[int] = []
-    for number, key in enumerate(torch.cat(list(parts), -1).cpu().numpy()):
-        if key.tobytes() not in seen:
-            seen[key.tobytes()] = len(first)
-            first.append(number)
-        same.append(seen[key.tobytes()])
-    return torch.tensor(first), torch.tensor(same)
+
+def _level(level: float) -> float:
+    return -math.inf if math.isnan(level) else level
+
+
+def _described(p: Parameters) -> Tensor:
+    """All numbers of every component, `(R, K, F)`; its mean first."""
+    scale = p.scale.expand(*p.means.shape[:2], *p.scale.shape[2:]).flatten(2)
+    return torch.cat([p.means, p.logits.unsqueeze(-1), scale], -1)
 
 
 def is_better(level: float, best: float) -> bool:

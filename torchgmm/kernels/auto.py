@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -49,12 +50,16 @@ class Auto(Kernel):
     def __init__(self, budget: int | None = None) -> None:
         self._dense, self._quadratic = Dense(budget), Quadratic(budget)
         self._screened, self._triton = Screened(budget), Triton(budget)
-        self._on_gpu = AutoGPU(budget)
+        self._budget = budget
         self._last = ""
 
     @property
     def ran(self) -> str:
         return self._last or self.name
+
+    @functools.cached_property
+    def _on_gpu(self) -> AutoGPU:
+        return AutoGPU(self._budget)
 
     def log_prob(self, x: Tensor, parameters: Parameters) -> Tensor:
         if is_fused(x, parameters):

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import linalg
 from ..covariance import Family
 from ..parameters import Parameters
 from .layouts import Columns, Layout, Rows
@@ -121,7 +122,7 @@ class Products(Features):
         layout.multiply()
 
     def coefficients(self) -> Tensor:
-        linear = (self._precision @ self.offset.unsqueeze(-1)).squeeze(-1)
+        linear = linalg.apply(self._precision, self.offset)
         constant = self._log_norm() - 0.5 * (linear * self.offset).sum(-1)
         upper, _, share = _upper(self.d, linear.device)
         products = self._precision.flatten(-2).index_select(-1, upper) * share
@@ -137,7 +138,7 @@ class Products(Features):
 
     def magnitude(self, spread: Tensor) -> tuple[Tensor, Tensor]:
         size = spread + self.offset.abs()
-        terms = (size.unsqueeze(-2) @ self._precision.abs() @ size.unsqueeze(-1))[..., 0, 0]
+        terms = (linalg.apply(self._precision.abs(), size) * size).sum(-1)
         return terms, terms
 
 

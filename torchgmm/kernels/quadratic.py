@@ -160,7 +160,7 @@ class Quadratic(Kernel):
 
 def _about_the_middle(parameters: Parameters, x: Tensor) -> Features:
     exact = parameters.to(torch.float64)
-    centre = (exact.log_weights.exp().unsqueeze(-1) * exact.means).sum(-2)
+    centre = (exact.logits.softmax(-1).unsqueeze(-1) * exact.means).sum(-2)
     if sharing(exact, x) > 1:
         centre = centre.reshape(-1, centre.shape[-1]).mean(0)
     # a number that the rows could hold: then x - c is exact where the digits are
@@ -274,19 +274,24 @@ def _held(features: Features, seen: Moments, dtype: torch.dtype, limits: _Limits
     # of a component that shares its covariance no more is known than its mean
     if family.tied:
         spread = mean.abs() + 1
-    else:
-        variance = left * (left.shape[-1] / features.d)  # their mean where only a sum is known
+    else:  # a mean of variances where only a sum is known
+        variance = left if left.shape[-1] == features.d else left / features.d
         spread = (variance.clamp_min(0) / n + mean.square()).sqrt()
+    largest = _largest(features, spread, present)
     # and whether what is left about the new means stands out of the rounding of what it came from
+    lost = torch.finfo(dtype).eps / limits.variance * about
+    stands_out = lost <= left
+    if limits.allow(largest, dtype, stands_out.all()):
+        return True
     heads = present.any(-1, keepdim=True) if family.tied else present
-    lost = torch.finfo(dtype).eps * about
-    at_rest = lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
-    stands_out = (lost <= limits.variance * left) | at_rest | ~heads.unsqueeze(-1)
-    return limits.allow(_largest(features, spread, present), dtype, stands_out.all())
+    at_rest = limits.variance * lost <= _AT_REST * family.pool(seen.weight, 0).unsqueeze(-1)
+    stands_out = stands_out | at_rest | ~heads.unsqueeze(-1)
+    return limits.allow(largest, dtype, stands_out.all())
 
 
 def _largest(features: Features, spread: Tensor, present: Tensor | None = None) -> Tensor:
-    both = torch.stack(features.magnitude(spread))
-    if present is not None:
-        both = both.where(present, 0)
-    return both.flatten(1).amax(-1)
+    """`(2,)`: of all components that are there."""
+    joint, variance = features.magnitude(spread)
+    both = (joint,) if joint is variance else (joint, variance)
+    largest = [(t if present is None else t.where(present, 0)).amax() for t in both]
+    return torch.stack([largest[0], largest[-1]])

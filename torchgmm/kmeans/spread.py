@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..buffers import room
-from .table import Table, is_shared
+from .table import Table, is_shared, with_ones
 
 __all__ = ["kmeans_plus_plus", "spread_out"]
 
@@ -48,14 +48,15 @@ def spread_out(table: Table, n_clusters: int, generator: Generators) -> Tensor:
     first = _even(b, n, generator, x.device) if weight is None else _draw(weight, 1, generator)
     chosen = [first]
     if n_clusters > 1:
-        norms = (rows * rows).sum(-1)
-        nearest = _distances(rows, _at(rows, first), norms).squeeze(-2)
+        squares = (rows * rows).sum(-1, keepdim=True)
+        features = with_ones(rows, squares)
+        nearest = _distances(features, _at(rows, first)).squeeze(-2).clamp_min(0)
     sets = torch.arange(b, device=x.device)
     n_candidates = 2 + int(math.log(n_clusters))
     for _ in range(1, n_clusters):
         chances = nearest.double() if weight is None else weight * nearest
         candidates = _draw(chances, n_candidates, generator)
-        distances = _distances(rows, _at(rows, candidates), norms)
+        distances = _distances(features, _at(rows, candidates))
         torch.minimum(distances, nearest.unsqueeze(-2), out=distances)
         if weight is None:
             potential = distances.sum(-1)
@@ -63,21 +64,25 @@ def spread_out(table: Table, n_clusters: int, generator: Generators) -> Tensor:
             potential = (distances.double() @ weight.unsqueeze(-1)).squeeze(-1)
         best = potential.argmin(-1)
         chosen.append(candidates[sets, best].unsqueeze(-1))
-        nearest = distances[sets, best]
+        nearest = distances[sets, best].clamp_min_(0)
     return _at(x, torch.cat(chosen, -1)).double()
 
 
-def _distances(x: Tensor, centres: Tensor, norms: Tensor) -> Tensor:
-    """Squared distances `(B, K, N)`; `norms (B, N)` are the squared lengths of the rows."""
-    b, k, d = centres.shape
+def _distances(features: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances `(B, K, N)`, to rounding: some that should be 0 are below.
+
+    Args:
+        features: rows with their squared lengths and a one behind, `(B | 1, N, D + 2)`.
+        centres: `(B, K, D)`.
+    """
+    (b, k, _), n = centres.shape, features.shape[1]
     squares = (centres * centres).sum(-1, keepdim=True)
-    cross = room((b, k, x.shape[1]), x)
-    if is_shared(x, centres):
-        flat, own = cross.view(b * k, -1), squares.view(-1, 1)
-        torch.addmm(own, centres.view(-1, d), x[0].mT, alpha=-2, out=flat)
-    else:
-        torch.baddbmm(squares, centres, x.mT, alpha=-2, out=cross)
-    return cross.add_(norms.unsqueeze(-2)).clamp_min_(0)
+    theta = torch.cat([-2 * centres, torch.ones_like(squares), squares], -1)
+    out = room((b, k, n), features)
+    if is_shared(features, centres):  # one product for all data sets
+        torch.mm(theta.view(b * k, -1), features[0].mT, out=out.view(b * k, n))
+        return out
+    return torch.bmm(theta, features.mT, out=out)
 
 
 def _at(x: Tensor, index: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .alike import distinct
 from .base import Seeding, child
 from .door import as_seeding
 from .given import Labels, Start
@@ -20,6 +21,7 @@ __all__ = [
     "as_seeding",
     "brought",
     "child",
+    "distinct",
     "first_parameters",
     "maximum",
     "near",

@@ -15,6 +15,7 @@ from ..kernels import GivenSums, labelled_sums, nearest_moments
 from ..kmeans import nearest_labels
 from ..moments import Moments
 from ..parameters import Parameters, from_moments
+from .alike import distinct
 
 __all__ = [
     "all_rows",
@@ -61,6 +62,11 @@ def at_centres(
     source: Groups, centres: Tensor, family: Family, floor: Floor | Tensor
 ) -> Parameters:
     """Parameters `(B, ...)` of rows that each belong to the nearest of `centres (B, K, D)`."""
+    if source.alike:  # several runs: each start once
+        first, same = distinct(centres)
+        if len(first) < len(same):
+            found = at_centres(source.only(first), centres[first], family, floor)
+            return found[same.to(centres.device)]
     total: Moments | None = None
     for block in source.blocks():
         if block.groups is None:
