@@ -8,6 +8,7 @@ import torch
 import torchgmm as tg
 from tests.cases import FAMILIES, blobs, drawn
 from torchgmm.fitting import BatchResult, Observer, ShrunkEM, restarts
+from torchgmm.fitting.run import Run
 from torchgmm.kernels import turns
 
 WATCHED = ([], [Observer()])  # runs of who is watched come one by one
@@ -166,12 +167,11 @@ def test_runs_side_by_side_are_runs_one_by_one(init, family):
 def test_runs_from_starts_that_are_equal_but_for_their_order_climb_once(monkeypatch):
     climbed, x = [], blobs(200, 3, 3, separation=8.0)
 
-    def counted(rows, starts, *rest):
-        climbed.append((rows.n_groups, len(starts.means)))
-        return begun(rows, starts, *rest)
+    def counted(problem, starts, *rest):
+        climbed.append((problem.source.n_groups, len(starts.means)))
+        return Run(problem, starts, *rest)
 
-    begun = restarts._begun
-    monkeypatch.setattr(restarts, "_begun", counted)
+    monkeypatch.setattr(restarts, "Run", counted)
     fits = [quiet(tg.GaussianMixture(3), x, n_init=12, generator=0, observers=o) for o in WATCHED]
     ((groups, starts),) = climbed
     assert groups == starts < 12

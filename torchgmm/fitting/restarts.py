@@ -12,14 +12,13 @@ from torch import Tensor
 from ..covariance import Family
 from ..data import Groups, SharedGroups, Source
 from ..errors import SingularCovarianceError
-from ..mixture import GaussianMixture
 from ..parameters import Parameters
 from ..seeding import Seeding, distinct
 from .base import Method, Problem, Status
-from .batch import Batch, Run
 from .batch_result import BatchResult
 from .climb import Begun, Climb
 from .events import FitResult
+from .run import Run
 from .stopping import Stop
 
 __all__ = ["best_of", "climbed", "is_better", "side_by_side"]
@@ -46,15 +45,8 @@ def climbed(
 ) -> BatchResult:
     """The end of every start `(R, ...)` on the same rows."""
     rows = source if isinstance(source, Groups) else SharedGroups(source, len(starts.means))
-    return _begun(rows, starts, method, stop, generator).to_the_end()
-
-
-def _begun(
-    rows: Groups, starts: Parameters, method: Method, stop: Stop, generator: torch.Generator
-) -> Run:
-    p = starts
-    mixture = GaussianMixture(p.n_components, None, p.family, batch_shape=p.batch_shape)
-    return Run(Batch(mixture, method, stop, ()), Problem(rows, generator), starts, 1, 1, None)
+    shape = tuple(starts.batch_shape)
+    return Run(Problem(rows, generator), starts, method, stop, shape=shape).to_the_end()
 
 
 def best_of(
@@ -70,7 +62,7 @@ def best_of(
     rows = SharedGroups(source, len(generators))
     starts = seeding.batch(rows, n_components, family, method.reg_covar, generators)
     first, same = distinct(_described(starts))
-    run = _begun(rows.only(first), starts[first], method, stop, generators[0])
+    run = Run(Problem(rows.only(first), generators[0]), starts[first], method, stop)
     run.until_left(1)
     last, found = run.climbing, run.result()
     if Status.SINGULAR in found.statuses:

@@ -62,11 +62,18 @@ def at_centres(
     source: Groups, centres: Tensor, family: Family, floor: Floor | Tensor
 ) -> Parameters:
     """Parameters `(B, ...)` of rows that each belong to the nearest of `centres (B, K, D)`."""
-    if source.alike:  # several runs: each start once
-        first, same = distinct(centres)
-        if len(first) < len(same):
-            found = at_centres(source.only(first), centres[first], family, floor)
-            return found[same.to(centres.device)]
+    if not source.alike:
+        return _at_centres(source, centres, family, floor)
+    first, same = distinct(centres)  # several runs: each start once
+    if len(first) == len(same):
+        return _at_centres(source, centres, family, floor)
+    found = _at_centres(source.only(first), centres[first], family, floor)
+    return found[same.to(centres.device)]
+
+
+def _at_centres(
+    source: Groups, centres: Tensor, family: Family, floor: Floor | Tensor
+) -> Parameters:
     total: Moments | None = None
     for block in source.blocks():
         if block.groups is None:
