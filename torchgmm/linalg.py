@@ -134,10 +134,8 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """`matrix (..., D, D)` times `vector (..., D)`, of the same leading axes."""
-    d = vector.shape[-1]
-    flat = torch.bmm(matrix.reshape(-1, d, d), vector.reshape(-1, d, 1))
-    return flat.view(vector.shape)
+    """`matrix (..., D, D)` times `vector (..., D)`."""
+    return product(matrix, vector.unsqueeze(-1)).squeeze(-1)
 
 
 def long_product(left: Tensor, right: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class _Matrix(Family):
 
     def colour(self, whitened: Tensor, factor: Tensor) -> Tensor:
         # whitened (*B, K, D), factor (*B, H, D, D)
-        return linalg.product(factor, whitened.unsqueeze(-1)).squeeze(-1)
+        return linalg.apply(factor, whitened)
 
     def colour_second(self, whitened: Tensor, factor: Tensor) -> Tensor:
         return linalg.product(linalg.product(factor, whitened), factor.mT)
