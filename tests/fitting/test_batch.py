@@ -51,6 +51,18 @@ class Diary(Observer):
 # ends -------------------------------------------------------------------------------------------
 
 
+def test_those_at_rest_are_stalled_as_they_would_be_alone():
+    x = torch.stack([blobs(60, 2, 2, separation=40.0, seed=b) for b in range(3)])
+    settings = {"stop": tg.Tolerance(0), "init": near()}
+    result = quiet(many(), x, tg.EM(max_iter=200), **settings)
+    for b in range(3):
+        own = tg.GaussianMixture(2, dtype=torch.float64)
+        alone = quiet(own, x[b], tg.EM(max_iter=200), stop=tg.Tolerance(0), init=near()[b])
+        assert result[b].status is alone.status is tg.Status.STALLED
+        assert 50 <= result[b].n_steps < 200
+        assert result[b].log_likelihood == pytest.approx(alone.log_likelihood, abs=1e-12)
+
+
 def test_those_that_are_done_leave_and_the_others_go_on():
     diary = Diary()
     result = quiet(many(), X, tg.EM(max_iter=25), generator=0, observers=[diary])

@@ -63,10 +63,6 @@ class Run:
             self._history = [step for _, step, _ in ends.course.steps]
             self._state = self.resume.state
         self._levels = self._course.levels_of(self._active)
-        self._top = np.full(len(self._active), -math.inf)  # their best, and steps since then
-        self._since = np.zeros(len(self._active), int)
-        for levels in self._levels:
-            self._rise(levels)
 
     @property
     def climbing(self) -> list[int]:
@@ -103,9 +99,9 @@ class Run:
         sound = np.isfinite(levels)
         ended = np.full(len(levels), _ENDED if step.last else _ALIVE)
         self._levels = np.concatenate([self._levels, levels[None]])
-        self._rise(levels)
         if len(self._levels) > STALL:
-            ended[self._since >= STALL] = _STALLED
+            since = len(self._levels) - 1 - self._levels.argmax(0)
+            ended[since >= STALL] = _STALLED
         met = self.stop.met_each(self._levels)
         if step.rescued:
             met &= step.rescues.numpy() == 0
@@ -119,12 +115,6 @@ class Run:
         self._course = self._course.followed(self._active, step, sound)
         return ended
 
-    def _rise(self, levels: np.ndarray) -> None:
-        """Note the best level of each active mixture, and for how long there was no better."""
-        self._since += 1
-        self._since[levels > self._top] = 0
-        self._top = np.fmax(self._top, levels)
-
     def _leave(self, ended: np.ndarray, before: State, problem: Problem) -> Problem:
         """Put away what is done; the rest goes on without it."""
         assert self._state is not None
@@ -136,7 +126,6 @@ class Run:
         stays = ended == _ALIVE
         self._status[self._active] = ended
         self._active, self._levels = self._active[stays], self._levels[:, stays]
-        self._top, self._since = self._top[stays], self._since[stays]
         index = torch.from_numpy(np.flatnonzero(stays))
         self._state = self._state.only(index)
         return problem.only(index)
