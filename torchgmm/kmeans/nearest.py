@@ -22,6 +22,7 @@ __all__ = [
     "nearest_labels",
     "nearest_sums",
     "parts_of",
+    "tile",
     "tile_bytes",
     "tiles_for",
 ]
@@ -33,14 +34,16 @@ _SORTED_BYTES = 32  # of a row that is sorted by its centre
 
 
 class Tiles(NamedTuple):
-    """Room for distances, made once for many steps.
+    """What is looked at together, decided once for many steps.
 
     Attributes:
-        size: bytes of those that are looked at together.
-        space: for them; empty where distances are never stored.
+        sets: data sets.
+        rows: of each of them; of all together where they are sorted by their centres.
+        space: room for their distances; none where these are never stored.
     """
 
-    size: int
+    sets: int
+    rows: int
     space: Tensor
 
 
@@ -114,10 +117,12 @@ def tile_bytes(x: Tensor) -> int:
 
 
 def tiles_for(table: Tensor, b: int, k: int) -> Tiles:
-    """Room for the distances that `nearest_sums` looks at together, of at most B data sets."""
+    """What `nearest_sums` looks at together, of at most B data sets."""
     size = tile_bytes(table)
-    sets, part = (0, 0) if is_fused(table) else _tile(table.shape[1], k, table, size)
-    return Tiles(size, room((min(sets, b) * k * part,), table))
+    if is_fused(table):
+        return Tiles(b, size // _SORTED_BYTES, table.new_empty(0))
+    sets, rows = tile(table.shape[1], k, table, size)
+    return Tiles(sets, rows, room((min(sets, b) * k * rows,), table))
 
 
 def nearest_sums(
@@ -138,15 +143,14 @@ def nearest_sums(
         belong: which of the distances `(..., K, n)` are the least ones `(..., 1, n)`.
         tiles: of `tiles_for` them, or for more data sets.
     """
-    size, space = tiles
+    many, most, space = tiles
     if is_fused(table):
-        return _fused_sums(table, summed, theta, size)
-    b, k, _ = theta.shape
-    parts = parts_of(b, table.shape[1], k, table, size)
-    if parts is None:
+        return _fused_sums(table, summed, theta, most)
+    (b, k, _), n = theta.shape, table.shape[1]
+    if many >= b and most >= n:
         return _sums_of(table, summed, theta, belong, space).double()
     sums = torch.zeros(b, k, summed.shape[-1], dtype=torch.float64, device=table.device)
-    for sets, part in parts:
+    for sets, part in parts_of(b, n, many, most):
         rows, values = (
             t[:, part] if is_shared(t, theta) else t[sets, part] for t in (table, summed)
         )
@@ -154,13 +158,10 @@ def nearest_sums(
     return sums
 
 
-def parts_of(b: int, n: int, k: int, x: Tensor, size: int) -> list[tuple[slice, slice]] | None:
-    """Data sets, and rows of them, whose distances to k centres have so many bytes; None: all."""
-    many, most = _tile(n, k, x, size)
-    if many >= b and most >= n:
-        return None
-    firsts, starts = range(0, b, many), range(0, n, most)
-    return [(slice(f, f + many), slice(s, s + most)) for f, s in itertools.product(firsts, starts)]
+def parts_of(b: int, n: int, many: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Of B data sets with N rows so many, and so many rows of them, at a time."""
+    for first, start in itertools.product(range(0, b, many), range(0, n, most)):
+        yield slice(first, first + many), slice(start, start + most)
 
 
 def _sums_of(
@@ -177,13 +178,13 @@ def _sums_of(
     return long_product(member.flatten(0, 1), values[0]).reshape(*theta.shape[:2], -1)
 
 
-def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor, budget: int) -> Tensor:
+def _fused_sums(table: Tensor, summed: Tensor, theta: Tensor, most: int) -> Tensor:
     """The same by kernels that sort the rows by their centres."""
     from ..kernels import triton_nearest
 
     (b, k, _), near = theta.shape, -0.5 * theta[..., :-1]
     sums = torch.zeros(b, k, summed.shape[-1], dtype=torch.float64, device=table.device)
-    size = max(1, budget // (_SORTED_BYTES * b))
+    size = max(1, most // b)
     for part in (slice(s, s + size) for s in range(0, table.shape[1], size)):
         label, _ = triton_nearest.nearest(table[:, part, :-1], near)
         sums += triton_nearest.cluster_sums(summed[:, part], None, label, k)[1]
@@ -200,7 +201,7 @@ def _matmul(left: Tensor, right: Tensor, space: Tensor) -> Tensor:
     return out
 
 
-def _tile(n: int, k: int, x: Tensor, size: int) -> tuple[int, int]:
+def tile(n: int, k: int, x: Tensor, size: int) -> tuple[int, int]:
     """How many data sets and how many of their rows have distances of so many bytes together."""
     most = size // (k * x.element_size())
     rows = min(n, max(256, most))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..buffers import room
 from ..kernels.memory import chunk_budget, retried
-from .nearest import parts_of
+from .nearest import parts_of, tile
 from .table import Table, is_shared
 
 __all__ = ["kmeans_plus_plus", "spread_out", "uniforms"]
@@ -63,18 +63,19 @@ def spread_out(table: Table, draws: Sequence[Tensor]) -> Tensor:
     first = _even(n, draws[0]).to(x.device) if weight is None else _drawn(weight, draws[0])
     chosen = [first]
     if len(draws) > 1:
-        norms, size = (rows * rows).sum(-1), _bytes_for(rows)
+        norms = (rows * rows).sum(-1)
         nearest = _distances(rows, _at(rows, first), norms).squeeze(-2)
-        parts = parts_of(b, n, draws[1].shape[-1], rows, size)
+        many, most = tile(n, draws[1].shape[-1], rows, _bytes_for(rows))
     sets = torch.arange(b, device=x.device)
     for at in draws[1:]:
         candidates = _drawn(nearest.double() if weight is None else weight * nearest, at)
         centres = _at(rows, candidates)
-        if parts is None:
+        if many >= b and most >= n:
             distances = _lessened(rows, centres, norms, nearest)
             best = _potential(distances, weight).argmin(-1)
             nearest = distances[sets, best]
         else:
+            parts = list(parts_of(b, n, many, most))
             best = _in_parts(parts, rows, centres, norms, nearest, weight)
         chosen.append(candidates[sets, best].unsqueeze(-1))
     return _at(x, torch.cat(chosen, -1)).double()
