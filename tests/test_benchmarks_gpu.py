@@ -192,23 +192,23 @@ def test_it_runs(tmp_path):
     assert {r["status"] for r in found} == {"ok"}, found
 
 
-def test_tiles_can_be_tuned(capsys, monkeypatch, launchable, device):
+def test_tiles_can_be_tuned(capsys, monkeypatch, tmp_path, launchable, device):
     from benchmarks.gpu import tune
-    from torchgmm.kernels import triton_quadratic, triton_run
+    from torchgmm.kernels import tuned
 
-    for module in (triton_run, triton_quadratic):
-        monkeypatch.setattr(module, "interpreted", lambda: False)
-    sizes = "--rows 40 --features 3 --components 2 --repeats 1 --most 2 --precision ieee"
+    monkeypatch.setenv("TORCHGMM_TILES", str(tmp_path / "own" / "tiles.json"))
+    sizes = "--rows 40 --features 3 --components 2 --repeats 1 --most 2 --precision ieee --save"
     tune.main(["--device", str(device), *sizes.split()])
     said = capsys.readouterr()
-    full, formed, diagonal, *budgets, products, clusters = said.out.splitlines()
-    assert full.startswith("full 40x3-2 ieee: Tile(sizes=(32, 16, 16)")
-    assert formed.startswith("triton_quadratic full 40x3-2 ieee: Tile(sizes=(64, 64, 16)")
-    assert diagonal.startswith("diagonal 40x3-2 ieee: Tile(sizes=(32, 16, 1)")
-    assert [line.split(": ")[0] for line in budgets] == [
-        f"quadratic full 40x3-2, chunks of {mib} MiB" for mib in tune.BUDGETS
-    ]
-    assert products.startswith("products 3-2 ieee: Tile(sizes=(64, 64, 16)")
-    assert clusters.startswith("k-means 40x3-2: Tile(sizes=(32, 32, 16)")
-    assert "None" not in said.out
+    *found, kept = said.out.splitlines()
     assert not said.err
+    kinds = ["matrix", "formed", "formed", "axes", "nearest", *["quadratic,"] * 5, "product"]
+    assert [line.split()[1] for line in found] == kinds
+    assert all(line.startswith("40x3-2 ") and line.endswith((" ms", "s", "sums")) for line in found)
+    assert kept == f"kept in {tuned.path()}"
+    held = json.loads(tuned.path().read_text())["devices"]
+    assert len(held) == 1
+    assert sorted(*held.values()) == [
+        "axes 2x4 float32 ieee", "formed 16x16 float32 ieee", "formed 16x16 float64 ieee",
+        "matrix 16 float32 ieee", "nearest 16x16 float32 ieee", "product float32 ieee",
+    ]  # fmt: skip

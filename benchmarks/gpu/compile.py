@@ -28,8 +28,8 @@ from torchgmm.kernels import (
     triton_nearest,
     triton_product,
     triton_quadratic,
-    triton_run,
     triton_soft,
+    triton_tiles,
 )
 from torchgmm.kernels.triton_launch import Tile
 
@@ -56,7 +56,7 @@ def table():
     limits = {"LIMIT": 4e37, "LOWEST": -3.4e38, "LEAST": -80.0}
     for dtype, precisions in ((torch.float32, PRECISIONS), (torch.float64, ("ieee",))):
         for d in (16, 32, 64, 128):
-            tiles = triton_run.matrix_tiles(d, dtype)
+            tiles = triton_tiles.matrix_tiles(d, dtype)
             for precision in precisions:
                 constants = {**flags, **limits, "PRECISION": precision}
                 kernels = (triton_matrix.log_prob_matrix, triton_matrix.sums_matrix)
@@ -64,23 +64,25 @@ def table():
                     sizes = dict(zip(("BN", "BJ", "BD"), tile.sizes, strict=True))
                     yield f"D={d} {precision}", kernel, constants | sizes, tile, dtype
         for k, d in ((3, 2), (8, 16), (64, 64), (1024, 128)):
-            tiles = triton_run.axes_tiles(k, d)
+            tiles = triton_tiles.axes_tiles(k, d)
             kernels = (triton_axes.joint_axes, triton_axes.sums_axes)
             for kernel, tile in zip(kernels, tiles, strict=True):
                 sizes = dict(zip(("BN", "BK", "BD"), tile.sizes, strict=True))
                 yield f"K={k} D={d}", kernel, {**flags, **limits, **sizes}, tile, dtype
         yield from formed(dtype, precisions, flags | limits)
         for precision in precisions:
-            sizes = dict(zip(("BM", "BN", "BK"), triton_product._TILE.sizes, strict=True))
+            tile = triton_product.usual_tile()
+            sizes = dict(zip(("BM", "BN", "BK"), tile.sizes, strict=True))
             constants = {**sizes, "ADD": True, "PRECISION": precision}
-            yield precision, triton_product._tiles, constants, triton_product._TILE, dtype
+            yield precision, triton_product._tiles, constants, tile, dtype
         for k in (2, 64):
             sizes = {"BN": triton_soft._ROWS, "BK": min(triton_soft._COMPONENTS, k)}
             yield f"K={k}", triton_soft._soft_assign, {**limits, **sizes}, USUAL, dtype
         sizes = {"BN": triton_soft._ROWS, "BS": triton_soft._PAIRS}
         yield "", triton_soft._multiply, sizes, USUAL, dtype
-        sizes = dict(zip(("BN", "BK", "BJ"), triton_nearest._TILE.sizes, strict=True))
-        yield "", triton_nearest.nearest_centre, sizes, triton_nearest._TILE, dtype
+        tile = triton_nearest.usual_tile()
+        sizes = dict(zip(("BN", "BK", "BJ"), tile.sizes, strict=True))
+        yield "", triton_nearest.nearest_centre, sizes, tile, dtype
         sizes = {"BN": triton_nearest._AT_ONCE, "BD": triton_nearest._FEATURES}
         constants = {**sizes, "HAS_W": True, "SUMMED": triton_nearest._SUMMED}
         yield "", triton_nearest.sum_tiles, constants, USUAL, dtype
@@ -93,7 +95,7 @@ def formed(dtype, precisions, given):
     yield "", triton_formed.shares, constants, USUAL, dtype
     for label, k, size in (("K=16 P=560", 16, 560), ("K=64 P=2144", 64, 2144),
                            ("K=1024 P=256", 1024, 256), ("K=1024 P=128", 1024, 128)):  # fmt: skip
-        tiles = triton_quadratic.tiles(k, size, dtype)
+        tiles = triton_quadratic.usual_tiles(k, size, dtype)
         ready = size > triton_quadratic._TIMES[dtype] * tiles[1].sizes[2]
         flags = {"HAS_EXTRA": size == 128, "READY": ready, "SHORT": dtype == torch.float64}
         for precision in precisions:

@@ -5,6 +5,7 @@ import torch
 
 from tests.cases import FAMILIES, Case
 from tests.contracts.test_precision import CONTRACT, whitened_errors
+from tests.kernels.common import agrees
 from torchgmm import EM, GaussianMixture
 from torchgmm.kernels import Dense, Quadratic, as_kernel
 from torchgmm.parameters import from_moments
@@ -79,3 +80,79 @@ def test_rows_far_from_where_the_mixture_expects_them_are_noticed():
     got, _ = from_moments(Quadratic().accumulate(x, None, p), p.family, 1e-6)
     exact, _ = from_moments(Dense().accumulate(x.double(), None, p), p.family, 1e-6)
     assert whitened_errors(got, exact)[1] < CONTRACT
+
+
+# on a GPU -----------------------------------------------------------------------------------------
+
+
+MANY = Case("many", 8, 0, 40, 2, k=300, n=4000)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch, launchable):
+    """The choice as it is made there; kernels run in Triton's interpreter where there is no GPU."""
+    from torchgmm.kernels import auto, auto_gpu, screened
+
+    monkeypatch.setattr(auto, "is_fused", lambda x, parameters: True)
+    monkeypatch.setattr(screened, "is_grouped", lambda x: True)
+    return auto_gpu
+
+
+def gpu_choice(case, family, device, dtype=torch.float32):
+    kernel, x, p = as_kernel("auto"), case.rows(dtype), case.start(family)
+    got = kernel.accumulate(x.to(device), None, p.to(device=device))
+    agrees(got, Dense().accumulate(x, None, p), 1e-4 if dtype == torch.float32 else 1e-9)
+    return kernel.ran
+
+
+@pytest.mark.parametrize(
+    ("case", "family", "expected"),
+    [
+        (Case("near", 8, 0, 1, 2, k=4, n=300), "full", "triton_quadratic"),
+        (Case("near", 8, 0, 1, 2, k=4, n=300), "diagonal", "triton_quadratic"),
+        (Case("near", 8, 0, 1, 2, k=4, n=300), "tied", "triton_quadratic"),
+        # float32 would not do there; float64 does
+        (Case("apart", 8, 0, 300, 2, k=4, n=300), "full", "triton_quadratic"),
+        # so far apart that neither does
+        (Case("far", 4, 0, 3e5, 1, k=3, n=300), "diagonal", "triton"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_auto_on_a_gpu_takes_what_suits(case, family, expected, on_gpu, device):
+    assert gpu_choice(case, family, device) == expected
+
+
+def test_float64_is_left_to_devices_that_are_quick_in_it(on_gpu, device, monkeypatch):
+    from torchgmm.kernels import formed
+
+    monkeypatch.setattr(formed, "_is_quick", lambda device: False)
+    apart = Case("apart", 8, 0, 300, 2, k=4, n=300)
+    assert gpu_choice(apart, "full", device) == "triton"
+
+
+def test_many_components_are_screened_where_a_probe_pays(on_gpu, device, monkeypatch):
+    assert gpu_choice(MANY, "full", device) != "screened"  # a thousand times too few rows
+    monkeypatch.setattr(on_gpu, "_PROBE", 0)
+    monkeypatch.setattr(on_gpu, "_PROBE_CUBIC", 0)
+    assert gpu_choice(MANY, "full", device) == "screened"
+    blurred = Case("blurred", 8, 0, 0.1, 1, k=300, n=4000)  # nothing to dismiss
+    assert gpu_choice(blurred, "full", device) != "screened"
+    assert gpu_choice(Case("few", 8, 0, 40, 2, k=30, n=4000), "full", device) != "screened"
+
+
+def test_many_components_leave_products_to_the_library(on_gpu, device):
+    wide = Case("wide", 32, 0, 1, 2, k=600, n=200)
+    assert gpu_choice(wide, "full", device) == "quadratic"
+
+
+def test_what_the_library_cannot_do_triton_does(on_gpu, device, monkeypatch):
+    from torchgmm.kernels import quadratic
+
+    monkeypatch.setattr(quadratic, "_sums", lambda *given: None)  # the rows turn out to lie badly
+    taken = []
+    own = on_gpu.Triton.accumulate
+    monkeypatch.setattr(
+        on_gpu.Triton, "accumulate", lambda self, *given: taken.append(1) or own(self, *given)
+    )
+    gpu_choice(Case("wide", 32, 0, 1, 2, k=600, n=200), "full", device)
+    assert taken == [1]

@@ -97,7 +97,7 @@ def test_many_features_share_responsibilities(compiled_tiles, device):
     from torchgmm.kernels import triton_quadratic
 
     d = 24  # 324 features: past what an exponential is made again for
-    width = triton_quadratic.tiles(3, 324, torch.float32)[1].sizes[2]
+    width = triton_quadratic.usual_tiles(3, 324, torch.float32)[1].sizes[2]
     assert 324 // width > triton_quadratic._TIMES[torch.float32]
     compare(near("full", 3, d), 70, device)
 

@@ -23,9 +23,10 @@ CASE = Case("ragged", 5, 0, 4, 10, k=3, n=300)
 @pytest.fixture
 def compiled_tiles(monkeypatch):
     """Tiles as on a GPU, whose kernels still run in the interpreter where there is none."""
-    from torchgmm.kernels import triton_run
+    from torchgmm.kernels import triton_run, triton_tiles
 
-    monkeypatch.setattr(triton_run, "interpreted", lambda: False)
+    for module in (triton_run, triton_tiles):
+        monkeypatch.setattr(module, "interpreted", lambda: False)
 
 
 def compare(family, d, k, n, device, batch=(), kernel=None, rtol=1e-5, dtype=torch.float32):
@@ -50,9 +51,10 @@ def test_tiles_of_a_gpu_give_the_same(family, d, k, n, compiled_tiles, device):
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
 def test_slabs_and_chunks_add_up(family, monkeypatch, device):
-    from torchgmm.kernels import triton_run
+    from torchgmm.kernels import triton_run, triton_tiles
 
-    monkeypatch.setattr(triton_run, "_INTERPRETED_ROWS", 32)
+    for module in (triton_run, triton_tiles):
+        monkeypatch.setattr(module, "INTERPRETED_ROWS", 32)
     monkeypatch.setitem(triton_run._SLAB_ROWS, torch.float32, (32, 64))
     compare(family, 3, 2, 390, device, batch=(2,), kernel=Triton(budget=8_000))
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..exact import is_near
 from ..moments import Moments
 from ..parameters import Parameters
+from .auto_gpu import AutoGPU
 from .base import Kernel, register
-from .costs import dense_cost, elementwise, fused_cost, products_cost, quadratic_cost, sharing
+from .costs import dense_cost, elementwise, quadratic_cost, sharing
 from .dense import Dense
 from .quadratic import Quadratic, QuadraticPlan
 from .screen import turned
@@ -35,10 +36,11 @@ class Auto(Kernel):
     """The fastest of the others for the rows and the mixture at hand.
 
     The choice follows from operation counts (`costs`), from whether `Quadratic` keeps the digits,
-    and, where single pairs might be dismissed, from a probe of some rows. On a GPU it lies between
-    `Quadratic`, where it keeps the digits, and `Triton`; on a device without float64 it is `Dense`.
-    It is made anew for every call, so it follows a fit from its blurred start to its sharp end.
-    `ran` says which kernel it was.
+    and, where single pairs might be dismissed, from a probe of some rows. On a GPU (`AutoGPU`) it
+    lies between `TritonQuadratic` and `Quadratic`, where these keep the digits, `Triton`, and
+    `Screened` for many components; on a device without float64 it is `Dense`. It is made anew for
+    every call, so it follows a fit from its blurred start to its sharp end. `ran` says which kernel
+    it was.
     """
 
     name: ClassVar[str] = "auto"
@@ -47,6 +49,7 @@ class Auto(Kernel):
     def __init__(self, budget: int | None = None) -> None:
         self._dense, self._quadratic = Dense(budget), Quadratic(budget)
         self._screened, self._triton = Screened(budget), Triton(budget)
+        self._on_gpu = AutoGPU(budget)
         self._last = ""
 
     @property
@@ -67,7 +70,8 @@ class Auto(Kernel):
 
     def accumulate(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
         if is_fused(x, parameters):
-            return self._on_gpu(x, w, parameters)
+            self._last, found = self._on_gpu.accumulate(x, w, parameters)
+            return found
         shape = parameters.batch_shape
         if len(shape) and shape.numel() == 1:  # the last of a batch: by itself it takes less
             one = parameters.map(lambda t: t.reshape(t.shape[len(shape) :]))
@@ -99,15 +103,6 @@ class Auto(Kernel):
         self._last = self._dense.name
         return self._dense.accumulate(x, w, parameters)
 
-    def _on_gpu(self, x: Tensor, w: Tensor | None, parameters: Parameters) -> Moments:
-        if products_cost(parameters) < fused_cost(parameters):
-            plan = self._quadratic.plan(x, parameters)
-            if x.dtype in plan.dtypes:
-                self._last = self._quadratic.name
-                return self._quadratic.planned(x, w, parameters, plan)
-        self._last = self._triton.name
-        return self._triton.accumulate(x, w, parameters)
-
     def _plan(self, x: Tensor, parameters: Parameters, dense: float) -> QuadraticPlan | None:
         """How `Quadratic` would go about it; None where it could not, or could not pay."""
         rows = x.shape[:-1].numel() if x.dim() > 2 else len(x) * parameters.batch_shape.numel()
@@ -121,7 +116,7 @@ class Auto(Kernel):
         """Whether a probe could pay, given what a row costs without it."""
         if parameters.family.tied or parameters.batch_shape:
             return False
-        if x.device.type != "cpu":  # sums over tiles would run in no fixed order there
+        if x.device.type != "cpu":  # a GPU without Triton: tiles would be added in no fixed order
             return False
         k, d = parameters.means.shape
         probe = _PROBE + (_PROBE_CUBIC * k * d**3 if parameters.family.n_axes == 2 else 0)

@@ -1,4 +1,4 @@
-"""What a kernel costs per row, in operations of a float32 matrix product: what `auto` compares.
+"""What a kernel costs per row of a CPU, in operations of a float32 matrix product.
 
 The constants were measured on two AVX-512 cores with buffers near the cache (see `benchmarks/`).
 """
@@ -15,11 +15,11 @@ __all__ = [
     "by_columns",
     "dense_cost",
     "elementwise",
-    "fused_cost",
+    "feature_count",
     "pair_cost",
     "product",
-    "products_cost",
     "quadratic_cost",
+    "quadratic_form",
     "screening_cost",
     "sharing",
 ]
@@ -47,7 +47,7 @@ def elementwise(dtype: torch.dtype) -> float:
     return _ELEMENTWISE[dtype]
 
 
-def _quadratic_form(p: Parameters) -> int:
+def quadratic_form(p: Parameters) -> int:
     """Numbers of a factor: what whitening one row multiplies."""
     return p.n_features ** (2 if p.family.n_axes == 2 else 1)
 
@@ -55,7 +55,7 @@ def _quadratic_form(p: Parameters) -> int:
 def dense_cost(p: Parameters, dtype: torch.dtype) -> float:
     """Every pair whitened."""
     d = p.n_features
-    products = 4.0 * _quadratic_form(p) if p.family.n_axes == 2 else 0.0
+    products = 4.0 * quadratic_form(p) if p.family.n_axes == 2 else 0.0
     passes = 6 * d + 8 if by_columns(d, p.family) else 2 * d + 100
     each = product(dtype) * products + passes * elementwise(dtype)
     return p.n_components * each + _PER_ROW * elementwise(dtype)
@@ -72,7 +72,7 @@ def by_columns(n_features: int, family: Family) -> bool:
 
 def quadratic_cost(p: Parameters, dtype: torch.dtype, shared_by: int = 1) -> float:
     """Two products with all features, which so many mixtures of a batch share."""
-    k, size = p.n_components, _feature_count(p)
+    k, size = p.n_components, feature_count(p)
     passes = _PER_FEATURE * size / shared_by + _SOFT_MAX * k + _LEAST
     cost = product(dtype) * 4 * k * size + passes * elementwise(dtype)
     return _APART * cost if p.batch_shape and shared_by == 1 else cost
@@ -86,7 +86,7 @@ def sharing(p: Parameters, x: Tensor) -> int:
     return p.batch_shape.numel() if x.dim() == 2 and not p.family.tied else 1
 
 
-def _feature_count(p: Parameters) -> int:
+def feature_count(p: Parameters) -> int:
     """Entries of a row's features; the whitening of rows once for all components counts too."""
     k, d = p.n_components, p.n_features
     if p.family.n_axes == 2:
@@ -102,25 +102,5 @@ def screening_cost(p: Parameters, size: int, dtype: torch.dtype) -> float:
 
 def pair_cost(p: Parameters, dtype: torch.dtype) -> float:
     """One pair that was kept."""
-    products = 4.0 * product(dtype) * _quadratic_form(p)
+    products = 4.0 * product(dtype) * quadratic_form(p)
     return products + (18 * p.n_features + _PER_PAIR) * elementwise(dtype)
-
-
-# On a GPU, in operations of float32 arithmetic there. Figures of an H100: 60 TFLOP/s and 3 TB/s are
-# 80 operations for every number that is read or written. The generated code of the fused kernel
-# makes some half of the operations that a library's product makes.
-_TRAFFIC, _GENERATED = 80.0, 2.0
-
-
-def fused_cost(p: Parameters) -> float:
-    """The fused kernel on a GPU: whitens twice and sums once, a matrix padded to a power of two."""
-    if p.family.n_axes == 1:
-        return p.n_components * (16.0 * p.n_features + 2 * _TRAFFIC)
-    width = max(16, 1 << (p.n_features - 1).bit_length())
-    return _GENERATED * 6.0 * p.n_components * width**2
-
-
-def products_cost(p: Parameters) -> float:
-    """Two library products on a GPU, whose features and log-joint pass through its memory."""
-    k, size = p.n_components, _feature_count(p)
-    return 4.0 * k * size + _TRAFFIC * (3 * size + 4 * k)

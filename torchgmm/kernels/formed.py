@@ -38,8 +38,6 @@ class TritonQuadratic(Quadratic):
     Where float32 would lose digits, products of its rows are made in float64 if the device has
     tensor cores for that, as an H100 does; else `triton` takes over.
 
-    By name alone: `auto` does not choose it, as no GPU has timed it yet.
-
     Args:
         budget: bytes of the buffers of a chunk; at most 128 MiB if not given.
         precision: of matrix products of float32 rows, as `Triton` has them.
@@ -129,7 +127,7 @@ class _FormedChunks(Chunks):
         extra = int(self.layout.has_extra)
         theta = features.coefficients().to(dtype).reshape(batch, p.n_components, -1)
         n_second, size = features.n_second - extra, theta.shape[-1] - 1 - extra
-        padded = triton_quadratic.padded(p.n_components, size, dtype)
+        padded = triton_quadratic.padded(p.n_components, size, like, precision)
         # what a scatter of all rows is compared with must be theirs to the last digit
         shares = dtype if isinstance(features, Linear) else x.dtype
         places = _places(d, n_second, self.layout.by_columns, stride, padded, x.device)

@@ -15,6 +15,7 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import Kernel, has_triton, register
 from .costs import pair_cost, screening_cost
+from .costs_gpu import pair_cost_there, screening_cost_there
 from .dense import Dense, in_plain_coordinates
 from .grouped import Grouped
 from .memory import spared
@@ -55,7 +56,7 @@ class Screened(Kernel):
     What is kept goes through the same differences and products as in `dense`, so digits are lost
     nowhere. Before a pass some rows are probed for the number of coordinates that pays best.
     Components that share a covariance, or are too tight for the range of float32, go to `dense`.
-    On a GPU it is `auto`'s choice nowhere: it is there by name.
+    On a GPU kept pairs go through grouped products; without Triton there, all go to `dense`.
 
     Args:
         budget: bytes of the kept rows of one chunk.
@@ -202,7 +203,10 @@ def best_plan(x: Tensor, parameters: Parameters, mixture: Turned) -> Plan | None
     best, nats = joint.amax(0), nats_of(x.dtype, k)
     matrix = parameters.family.n_axes == 2
     candidates = sorted({p for p in (4, 8, 12, 16, 32) if p < d} | {d}) if matrix else [d]
-    pair = pair_cost(parameters, x.dtype)
+    of_pair, of_bounds = pair_cost, screening_cost
+    if is_grouped(x):
+        of_pair, of_bounds = pair_cost_there, screening_cost_there
+    pair = of_pair(parameters, x.dtype)
     plans = []
     for p in candidates:
         screen = Screen(mixture, p, x.dtype)
@@ -216,7 +220,7 @@ def best_plan(x: Tensor, parameters: Parameters, mixture: Turned) -> Plan | None
         near = (u >= top - margin).sum()
         margin, kept = torch.stack([margin.double(), near.double() / len(probe)]).tolist()
         kept = max(1.0, kept)
-        screening = screening_cost(parameters, screen.size, x.dtype)
+        screening = of_bounds(parameters, screen.size, x.dtype)
         plans.append(Plan(p, screening + kept * pair, kept, margin))
         if (kept - 1) * pair < screening:  # more coordinates cost more than they could dismiss
             break

@@ -15,8 +15,7 @@ __all__ = ["Tile", "cells", "interpreted", "launch"]
 class Tile(NamedTuple):
     """Sizes of a tile and the warps that share it.
 
-    They decide the order of the sums, so they follow from the sizes alone: tuning at run time
-    would make equal fits differ in the last digits.
+    They decide the order of the sums: see `tuned`.
     """
 
     sizes: tuple[int, ...]  # as the kernel's last arguments: rows first

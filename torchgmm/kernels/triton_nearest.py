@@ -10,11 +10,22 @@ import triton.language as tl
 from torch import Tensor
 
 from .triton_launch import Tile, cells, interpreted, launch
+from .tuned import Use, tuned
 
-__all__ = ["cluster_sums", "joined", "nearest"]
+__all__ = ["cluster_sums", "joined", "nearest", "use_of", "usual_tile"]
 
-# rows, centres, features of a product; rows that one program sums, at once, and their features
-_TILE, _SUMMED, _AT_ONCE, _FEATURES = Tile((128, 64, 16), 8), 512, 32, 64
+# rows that one program sums, rows at once, and their features
+_SUMMED, _AT_ONCE, _FEATURES = 512, 32, 64
+
+
+def usual_tile() -> Tile:
+    """For the nearest centre: rows, centres, features of a product."""
+    return Tile((1024, 64, 64)) if interpreted() else Tile((128, 64, 16), 8)
+
+
+def use_of(k: int, d: int, dtype: torch.dtype) -> Use:
+    """What its tiles are kept under."""
+    return Use("nearest", tuple(next((s for s in (16, 64) if n <= s), 128) for n in (k, d)), dtype)
 
 
 def nearest(
@@ -31,7 +42,7 @@ def nearest(
     norms = (near * near).sum(-1)
     label = torch.empty(b, n, dtype=torch.int32, device=x.device)
     away = x.new_empty(b, n)
-    tile = Tile((1024, 64, 64)) if interpreted() else _TILE
+    (tile,) = tuned(use_of(k, d, x.dtype), x.device, (usual_tile(),))
     strides = (x.stride(0) if len(x) == b > 1 else 0, x.stride(1), x.stride(2))
     arguments = (x, near, norms, label, away, n, k, d, *strides)
     launch(nearest_centre, b * cells(n, tile.sizes[0]), x.device, arguments, tile)

@@ -10,11 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from .triton_launch import Tile, cells, interpreted, launch
+from .tuned import Use, tuned
 
-__all__ = ["into", "summed"]
+__all__ = ["into", "summed", "usual_tile"]
 
 _SLAB = 1024  # terms that one program sums: partial sums are joined in fixed order
-_TILE = Tile((64, 64, 32), 4)
+
+
+def usual_tile() -> Tile:
+    """Rows, columns, terms."""
+    return Tile((128, 128, 128)) if interpreted() else Tile((64, 64, 32), 4)
 
 
 def into(left: Tensor, right: Tensor, out: Tensor, precision: str, *, add: bool = False) -> Tensor:
@@ -39,7 +44,8 @@ def _product(
     batch = left.shape[:-2].numel()
     a, b = (t.reshape(-1, *t.shape[-2:]) for t in (left, right))
     c = out.view(len(out), -1, m, n)
-    tile = Tile((128, 128, 128)) if interpreted() else _TILE
+    use = Use("product", (), left.dtype, precision)
+    (tile,) = tuned(use, left.device, (usual_tile(),))
     rows, columns, _ = tile.sizes
     programs = len(out) * batch * cells(m, rows) * cells(n, columns)
     strides = (*a.stride(), *b.stride(), *c.stride())

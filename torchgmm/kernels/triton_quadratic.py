@@ -11,8 +11,9 @@ from torch import Tensor
 from . import triton_formed
 from .base import _LEAST_EXPONENT
 from .triton_launch import Tile, cells, interpreted, launch
+from .tuned import Use, tuned
 
-__all__ = ["Products", "padded", "tiles"]
+__all__ = ["Products", "padded", "tiles", "use_of", "usual_tiles"]
 
 _PROGRAMS = 1024  # that keep some 130 multiprocessors busy
 # rows of a slab: sums over more wear out, as they are added one after the other
@@ -22,14 +23,26 @@ _SHARES = 512  # rows of a program that makes responsibilities
 _TIMES = {torch.float32: 4, torch.float64: 1}
 
 
-def tiles(k: int, size: int, dtype: torch.dtype) -> tuple[Tile, Tile]:
-    """For the log-joint and for the sums: rows, components, features at a time.
+def tiles(k: int, size: int, like: Tensor, precision: str) -> tuple[Tile, ...]:
+    """For the log-joint and for the sums: rows, components, features at a time."""
+    use = use_of(k, size, like.dtype, precision)
+    return tuned(use, like.device, usual_tiles(k, size, like.dtype))
+
+
+def use_of(k: int, size: int, dtype: torch.dtype, precision: str) -> Use:
+    """What tiles are kept under."""
+    components, features = _least_tile(k, size)
+    return Use("formed", (min(128, components), min(128, features)), dtype, precision)
+
+
+def usual_tiles(k: int, size: int, dtype: torch.dtype) -> tuple[Tile, Tile]:
+    """What is taken without tuning.
 
     None of these spills a register on an H100, by the report of its assembler, and each leaves
     room for another program there (more than 64 components: in the first kernel). Loads a step
     ahead would take all registers, for less than what other programs hide.
     """
-    components, features = max(16, _power_of_two(k)), max(16, _power_of_two(size))
+    components, features = _least_tile(k, size)
     if interpreted():
         tile = Tile((_SHARES, min(64, components), min(256, features)))
         return tile, tile
@@ -73,7 +86,7 @@ class Products:
         self._stride, self._precision = stride, precision
         self._short = shares_dtype != theta.dtype
         self._least = _LEAST_EXPONENT[shares_dtype]
-        self._tiles = tiles(self._k, self._size, theta.dtype)
+        self._tiles = tiles(self._k, self._size, theta, precision)
         self._left, self._right = places
         padded = len(self._left)
         self._theta = torch.nn.functional.pad(theta, (0, padded - self._size)).contiguous()
@@ -139,10 +152,15 @@ class Products:
         return y.stride(0) if len(y) == self._batch > 1 else 0
 
 
-def padded(k: int, size: int, dtype: torch.dtype) -> int:
+def padded(k: int, size: int, like: Tensor, precision: str) -> int:
     """The number of features, filled up to whole tiles of both kernels."""
-    width = tiles(k, size, dtype)[1].sizes[2]
+    width = max(tile.sizes[2] for tile in tiles(k, size, like, precision))
     return cells(size, width) * width
+
+
+def _least_tile(k: int, size: int) -> tuple[int, int]:
+    """Components and features of a tile that holds all."""
+    return max(16, _power_of_two(k)), max(16, _power_of_two(size))
 
 
 def _power_of_two(size: int) -> int:

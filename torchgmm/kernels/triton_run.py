@@ -16,7 +16,8 @@ from ..parameters import Parameters
 from . import triton_axes, triton_matrix
 from .base import _LEAST_EXPONENT
 from .dense import Prepared, prepare
-from .triton_launch import Tile, cells, interpreted, launch
+from .triton_launch import cells, interpreted, launch
+from .triton_tiles import INTERPRETED_ROWS, tiles
 
 __all__ = ["Launcher", "densities"]
 
@@ -25,39 +26,6 @@ __all__ = ["Launcher", "densities"]
 _PROGRAMS = 1024
 _SLAB_ROWS = {torch.float32: (256, 8192), torch.float64: (256, 65_536)}
 _LEAST_ROWS = 32  # of a chunk
-# Of a tile and a slab in the interpreter: there an operation costs the same for many rows as for
-# one. Slabs are still several in the larger cases.
-_INTERPRETED_ROWS = 1024
-
-
-def matrix_tiles(d: int, dtype: torch.dtype) -> tuple[Tile, Tile]:
-    """For covariances that are matrices: rows, features of a product, features in all."""
-    width = max(16, _power_of_two(d))
-    if interpreted():
-        tile = Tile((_INTERPRETED_ROWS, width, width))
-        return tile, tile
-    if dtype == torch.float64:
-        warps = 8 if width > 32 else 4
-        return Tile((32, 16, width), warps), Tile((32 if width < 128 else 16, 16, width), warps)
-    return _MATRIX_TILES[width]
-
-
-def axes_tiles(k: int, d: int) -> tuple[Tile, Tile]:
-    """For covariances along the axes: rows, components, features."""
-    components, features = min(32, _power_of_two(k)), min(64, _power_of_two(d))
-    if interpreted():
-        tile = Tile((_INTERPRETED_ROWS, components, min(8, features)))
-        return tile, tile
-    return Tile((64, components, 1)), Tile((1 if features > 8 else 8, components, features))
-
-
-# None of these spills more than a few registers on an H100, by the report of its assembler.
-_MATRIX_TILES = {
-    16: (Tile((128, 16, 16)), Tile((64, 16, 16))),
-    32: (Tile((128, 16, 32)), Tile((64, 16, 32))),
-    64: (Tile((128, 16, 64), 8), Tile((32, 16, 64), 8)),
-    128: (Tile((64, 16, 128), 8), Tile((32, 16, 128), 8)),
-}
 
 
 class Launcher:
@@ -78,9 +46,7 @@ class Launcher:
         self._dtype, self._device = like.dtype, like.device
         self._matrix = p.family.n_axes == 2
         self._budget = budget
-        self._tiles = axes_tiles(self._k, self._d)
-        if self._matrix:
-            self._tiles = matrix_tiles(self._d, like.dtype)
+        self._tiles = tiles(self._k, self._d, like, precision, is_matrix=self._matrix)
         made: Prepared = prepare(p, like)
         flat = (self._batch, self._k, self._d)
         self._centre = made.centre.reshape(flat).contiguous()
@@ -220,7 +186,7 @@ class Launcher:
     def _slab_rows(self, n: int) -> int:
         """Rows of a slab of `n`: enough slabs to keep the device busy."""
         least, most = _SLAB_ROWS[self._dtype]
-        least = max(least, _INTERPRETED_ROWS) if interpreted() else least
+        least = max(least, INTERPRETED_ROWS) if interpreted() else least
         each = self._batch * self._k
         if not self._matrix:
             _, of_components, of_features = self._tiles[1].sizes
@@ -259,8 +225,8 @@ def densities(
     joint = x.new_empty((batch, k, n) if is_matrix else (batch, n, k)) if keep else x.new_empty(0)
     tensors = (centre, centre if shift is None else shift, factor, log_norm, log_prob, joint)
     limits = (_limit(x.dtype), torch.finfo(x.dtype).min, shift is not None, keep)
+    tile = tiles(k, d, x, precision, is_matrix=is_matrix)[0]
     if is_matrix:
-        tile = matrix_tiles(d, x.dtype)[0]
         rows, strides = _rows(x)
         _launch(
             triton_matrix.log_prob_matrix,
@@ -271,7 +237,6 @@ def densities(
             tile,
         )
         return log_prob, joint
-    tile = axes_tiles(k, d)[0]
     rows, strides = _rows(x.mT.contiguous().mT)  # feature by feature: neighbours read neighbours
     _launch(
         triton_axes.joint_axes,
@@ -315,8 +280,3 @@ def _rows(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         return x, (0, x.stride(0), x.stride(1))
     flat = x.reshape(-1, *x.shape[-2:])
     return flat, (flat.stride(0), flat.stride(1), flat.stride(2))
-
-
-def _power_of_two(size: int) -> int:
-    """The least one that is not below."""
-    return 1 << (size - 1).bit_length()
