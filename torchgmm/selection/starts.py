@@ -38,12 +38,13 @@ class Centres(Seeding):
         floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
-        unit = torch.ones_like(self.centres[0]) if self.unit is None else self.unit
+        centres = source.group.of_first(self.centres)
+        unit = torch.ones_like(centres[0]) if self.unit is None else self.unit
 
         def nearest(block: Block) -> Tensor:
-            return nearest_labels(block.x / unit.to(block.x.dtype), self.centres / unit)
+            return nearest_labels(block.x / unit.to(block.x.dtype), centres / unit)
 
-        sums = labelled_sums(source.blocks(), self.centres, family, nearest).over(source.group)
+        sums = labelled_sums(source.blocks(), centres, family, nearest).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
