@@ -33,6 +33,7 @@ def clustered(
         return clustered(x[None], own, n_clusters, generator, max_iter=max_iter, tol=tol)[0]
     table, draws = Table.of(x, w), uniforms(len(x), n_clusters, generator)
 
+    # as a whole: out of memory it ends where smaller chunks from the beginning would have ended
     def run() -> Tensor:
         return _moved(table, spread_out(table, draws), max_iter, tol)
 
