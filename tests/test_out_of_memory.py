@@ -11,11 +11,12 @@ import torchgmm as tg
 from tests.cases import blobs
 from torchgmm import density
 from torchgmm.algebra import divergence
+from torchgmm.covariance import as_family
 from torchgmm.data import Block
 from torchgmm.errors import MemoryWarning
 from torchgmm.fitting.rescue import worst_rows
 from torchgmm.images import denoise
-from torchgmm.kernels import Dense, memory
+from torchgmm.kernels import Dense, labelled_sums, memory, weighted_sums
 from torchgmm.kmeans import assign, clustered, kmeans, kmeans_plus_plus, nearest, nearest_labels
 from torchgmm.kmeans import spread as spreading
 from torchgmm.mixture import implicit
@@ -198,7 +199,29 @@ def by_draws(generator):
 
 IMAGE = X[:400, 0].view(20, 20)
 PATCHES = IMAGE.unfold(0, 3, 1).unfold(1, 3, 1).reshape(-1, 9)
+LABELS = nearest_labels(X, START)
+
+
+def first_sums(sums):
+    m = sums.moments()
+    return torch.cat([m.weight, m.first.flatten(), m.second.flatten(), m.rows[None]])
+
+
+def labelled(generator):
+    blocks = [Block(X, W, 0)]
+    return first_sums(labelled_sums(blocks, START, FULL, lambda block: LABELS[: len(block.x)]))
+
+
+def weighted(generator):
+    blocks = [Block(X, W, 0)]
+    made = torch.ones(7, 1).double()
+    return first_sums(weighted_sums(blocks, START, FULL, lambda block: made * block.x.sum(1)))
+
+
+FULL = as_family("full")
 ANSWERS = {
+    "labelled sums": labelled,
+    "weighted sums": weighted,
     "log_prob": lambda g: mixture().log_prob(X).detach(),
     "predict": lambda g: mixture().predict(X),
     "evidence": lambda g: torch.tensor(

@@ -16,7 +16,7 @@ from .table import Table, is_shared
 __all__ = ["kmeans_plus_plus", "spread_out", "uniforms"]
 
 # On the CPU, where small data are not cut; elsewhere the device decides.
-_BYTES = 64 * 2**20
+_BYTES = 16 * 2**20
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
