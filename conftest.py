@@ -4,4 +4,4 @@ import importlib.util
 
 collect_ignore_glob = []
 if importlib.util.find_spec("triton") is None:
-    collect_ignore_glob += ["torchgmm/kernels/triton_*.py"]
+    collect_ignore_glob += ["torchgmm/kernels/triton_*.py", "torchgmm/kernels/tuned.py"]
