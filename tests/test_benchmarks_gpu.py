@@ -194,7 +194,7 @@ def test_it_runs(tmp_path):
 
 def test_tiles_can_be_tuned(capsys, monkeypatch, tmp_path, launchable, device):
     from benchmarks.gpu import tune
-    from torchgmm.kernels import tuned
+    from torchgmm.kernels import triton_tuned as tuned
 
     monkeypatch.setenv("TORCHGMM_TILES", str(tmp_path / "own" / "tiles.json"))
     sizes = "--rows 40 --features 3 --components 2 --repeats 1 --most 2 --precision ieee --save"

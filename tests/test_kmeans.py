@@ -7,7 +7,15 @@ from sklearn.cluster import KMeans as Reference
 from sklearn.datasets import load_digits
 
 from tests.cases import FLOATS, blobs
-from torchgmm.kmeans import assign, clustered, kmeans, kmeans_plus_plus, nearest, nearest_labels
+from torchgmm.kmeans import (
+    assign,
+    clustered,
+    kmeans,
+    kmeans_plus_plus,
+    nearest,
+    nearest_labels,
+    table,
+)
 
 
 def best_run(x, k, w=None, seed=0, n_init=1, **options):
@@ -155,6 +163,14 @@ def test_chunks_do_not_matter(monkeypatch):
     monkeypatch.setattr(nearest, "_TILE_BYTES", 1)  # 256 rows, the least
     parts, _ = best_run(x, 5)
     torch.testing.assert_close(parts, whole)
+
+
+def test_a_mean_in_parts_is_the_mean(monkeypatch):
+    x, w = blobs(900, 3).view(2, 450, 3), torch.rand(2, 450, dtype=torch.float64)
+    expected = (w.unsqueeze(-1) * x).sum(-2) / w.sum(-1, keepdim=True)
+    torch.testing.assert_close(table.mean_of(x, w), expected)
+    monkeypatch.setattr(table, "_NUMBERS", 100 * 6)  # 100 rows of each, then 50
+    torch.testing.assert_close(table.mean_of(x, w), expected)
 
 
 def test_no_steps_give_the_start_back():

@@ -228,7 +228,8 @@ def _of_rows(answer: Any, mixture: Mixture, x: Any) -> Tensor:
 
     size = max(16, min(65_536, _BUDGET // (8 * p.logits.numel() * p.n_features)))
     with full_precision(p.means.device):
-        return by_chunk(of_chunk, size, rows.to(p.means.device), p.logits, p.means, p.scale)
+        x = rows.to(p.means.device)
+        return by_chunk(of_chunk, size, _BUDGET, x, p.logits, p.means, p.scale)
 
 
 def _uniforms(x: Tensor, p: Parameters) -> Tensor:

@@ -1,9 +1,9 @@
 """Time tiles of the fused kernels on a GPU: `python -m benchmarks.gpu.tune --save`.
 
 Prints the fastest of a small set for every kernel, and with `--save` keeps them where the kernels
-look for them (`torchgmm/kernels/tuned.py`). Without a file they take the tiles that the compiler's
-report speaks for. Tiles decide the order of sums: a file makes them the same in all processes, so
-equal fits have equal bits until somebody tunes anew.
+look for them (`torchgmm/kernels/triton_tuned.py`). Without a file they take the tiles that the
+compiler's report speaks for. Tiles decide the order of sums: a file makes them the same in all
+processes, so equal fits have equal bits until somebody tunes anew.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from torchgmm.kernels import (
 )
 from torchgmm.kernels.triton_launch import Tile
 from torchgmm.kernels.triton_run import Launcher, densities
-from torchgmm.kernels.tuned import Use, save, trying
+from torchgmm.kernels.triton_tuned import Use, save, trying
 
 # rows, features at a time, warps; the third size is the width of a matrix
 MATRIX = tuple(itertools.product((32, 64, 128), (16, 32), (4, 8)))

@@ -14,6 +14,7 @@ def everything(folder):
         "levels": table.levels(),
         "questions": questions.compare(),
         "disagree": failures.disagree(),
+        "short of memory": failures.short_of_memory(),
         "observers": failures.observers(),
         "drifted": failures.drifted(),
         "cut": resume.cut(folder),

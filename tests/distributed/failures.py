@@ -14,6 +14,7 @@ from tests.cases import blobs
 from torchgmm.collective import current, together
 from torchgmm.data import OwnRows
 from torchgmm.fitting import Observer
+from torchgmm.kernels import memory
 
 X = blobs(600, 2, 3)
 EM = tg.EM(max_iter=5)
@@ -60,6 +61,25 @@ def _started(rank):
     mixture = tg.GaussianMixture(3, 2, generator=torch.Generator().manual_seed(rank))
     mixture.fit(X.float(), EM, init="current")
     return mixture
+
+
+def short_of_memory():
+    """The chunks of one process are smaller, so that its sums have other last digits."""
+    x = blobs(1200, 3, 5).float()
+    if dist.get_rank():
+        memory._borne[x.device] = 2**13
+    try:
+        fits = []
+        for init in ("kmeans", "k-means++"):
+            mixture = _mixture()
+            mixture.fit(x, tg.EM(max_iter=3), init=init, generator=0)
+            fits.append(mixture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = tg.select(x, n_components=[2, 3], covariance="full", generator=0)
+        return [float(p.sum()) for m in (*fits, found.best) for p in m.parameters()]
+    finally:
+        memory._borne.clear()
 
 
 class Told(Observer):

@@ -35,6 +35,11 @@ def test_what_the_first_process_draws_counts(pair):
     assert first["drawn"] == second["drawn"]
 
 
+def test_processes_with_chunks_of_different_size_hold_the_same_mixture(pair):
+    first, second = (said["short of memory"] for said in pair)
+    assert first == second
+
+
 def test_only_the_first_process_tells_observers_and_warns(pair):
     assert [said["observers"] for said in pair] == [[2, 1], [0, 0]]
 

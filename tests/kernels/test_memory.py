@@ -1,5 +1,7 @@
 """Budgets of chunks by device, and what happens when a device runs out of memory."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from torchgmm.kernels import Dense, Quadratic, base, dense, memory
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 MIB = 2**20
+ROWS = torch.empty(1)
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,7 @@ def test_a_device_that_bears_nothing_says_so_in_the_end(monkeypatch):
     fails_above(0, monkeypatch, kernel)
     with pytest.warns(MemoryWarning), pytest.raises(torch.OutOfMemoryError):
         kernel.accumulate(x, None, p)
+    assert not memory._borne  # something else is too large: chunks need not be small for good
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch):
@@ -102,3 +106,40 @@ def test_a_given_budget_is_the_most_that_is_borne():
     memory._borne[CPU] = MIB
     assert Quadratic(8 * MIB).bytes_for(torch.empty(1)) == MIB
     assert Quadratic(1000).bytes_for(torch.empty(1)) == 1000
+
+
+def test_what_a_failed_call_held_does_not_count_as_taken(monkeypatch):
+    """Else little is free when it is asked what that is, and chunks have far less than half."""
+    held, seen = [], []
+
+    def call():
+        if memory._borne:
+            return 1
+        chunk = torch.empty(1000)
+        held.append(weakref.ref(chunk))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def bytes_for(x):
+        seen.append(held[-1]() is None)
+        return memory.chunk_budget(None, 8 * MIB, x.device)
+
+    with pytest.warns(MemoryWarning):
+        assert memory.retried(bytes_for, ROWS, call) == 1
+    assert seen == [True]
+
+
+def test_a_call_within_a_call_is_left_to_the_outer_one():
+    outer, inner = [], []
+
+    def within():
+        inner.append(memory.chunk_budget(None, 8 * MIB, CPU))
+        if len(inner) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def call():
+        outer.append(memory.chunk_budget(None, 8 * MIB, CPU))
+        memory.retried(lambda x: 8 * MIB, ROWS, within)
+
+    with pytest.warns(MemoryWarning) as said:
+        memory.retried(lambda x: memory.chunk_budget(None, 8 * MIB, CPU), ROWS, call)
+    assert (outer, inner, len(said)) == ([8 * MIB, 4 * MIB], [8 * MIB, 4 * MIB], 1)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tests.cases import blobs
+from torchgmm.errors import MemoryWarning
+from torchgmm.kernels import memory
 from torchgmm.kmeans import assign, kmeans, kmeans_plus_plus
 from torchgmm.kmeans import nearest as room
 
@@ -14,6 +16,16 @@ pytestmark = pytest.mark.usefixtures("launchable")
 @pytest.fixture
 def fused(monkeypatch):
     monkeypatch.setattr(room, "is_fused", lambda x: True)
+
+
+def several_chunks(monkeypatch, size):
+    """So many bytes of a chunk, on a GPU too, or what it turned out to bear."""
+
+    def chunk_budget(asked, usual, device):
+        return memory._borne.get(device, size)
+
+    monkeypatch.setattr(memory, "_borne", {})
+    monkeypatch.setattr(room, "chunk_budget", chunk_budget)
 
 
 def drawn(b, own, n, d, k, dtype):
@@ -99,11 +111,35 @@ def test_steps_end_where_the_others_end(b, weighted, fused, monkeypatch, device)
     w = torch.rand(b, 300, generator=torch.Generator().manual_seed(1)) if weighted else None
     start = kmeans_plus_plus(x, w, 4, torch.Generator().manual_seed(0))
     on_device = None if w is None else w.to(device)
-    monkeypatch.setattr(room, "_FUSED_ROWS", 200 * b)  # several chunks
+    several_chunks(monkeypatch, 32 * 200 * b)
     found = kmeans(x.to(device), on_device, start.to(device), tol=0, max_iter=2)
     monkeypatch.setattr(room, "is_fused", lambda x: False)
     expected = kmeans(x, w, start, tol=0, max_iter=2)
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)  # float32 sums
+
+
+def test_out_of_memory_fewer_rows_are_sorted_at_once(fused, monkeypatch, device):
+    from torchgmm.kernels import triton_nearest
+
+    x, start = blobs(300, 4, k=4, separation=6.0).to(device), blobs(4, 4).to(device)
+    monkeypatch.setattr(memory, "_LEAST", 1)
+    several_chunks(monkeypatch, 32 * 128)
+    expected = kmeans(x, None, start, max_iter=2)
+    several_chunks(monkeypatch, 32 * 256)
+    whole, sizes = triton_nearest.cluster_sums, []
+
+    def sums(rows, w, label, k):
+        sizes.append(rows.shape[-2])
+        if len(sizes) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(rows, w, label, k)
+
+    monkeypatch.setattr(triton_nearest, "cluster_sums", sums)
+    with pytest.warns(MemoryWarning) as said:
+        found = kmeans(x, None, start, max_iter=2)
+    assert len(said) == 1
+    assert sizes[:5] == [256, 44, 128, 128, 44]
+    assert torch.equal(found, expected)
 
 
 def test_a_cluster_that_loses_its_rows_moves_to_the_farthest_row(fused, device):
@@ -116,7 +152,7 @@ def test_a_cluster_that_loses_its_rows_moves_to_the_farthest_row(fused, device):
 def test_labels_and_distances_are_those_of_the_definition(fused, monkeypatch, device):
     x = (blobs(200, 3, k=3) + 1e3).float()
     centres = kmeans_plus_plus(x, None, 3, torch.Generator().manual_seed(0))
-    monkeypatch.setattr(room, "_CHUNK_BYTES", 12 * 300)
+    several_chunks(monkeypatch, 12 * 300)
     label, distance = (t.cpu() for t in assign(x.to(device), centres.to(device)))
     monkeypatch.setattr(room, "is_fused", lambda x: False)
     expected = assign(x, centres)

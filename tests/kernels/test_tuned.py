@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tuned(monkeypatch, tmp_path):
-    from torchgmm.kernels import tuned
+    from torchgmm.kernels import triton_tuned as tuned
 
     monkeypatch.setenv("TORCHGMM_TILES", str(tmp_path / "caches" / "tiles.json"))
     return tuned

@@ -95,4 +95,4 @@ def _log_ratio(
         return ratio.unsqueeze(-1)
 
     tensors = (p.logits, p.means, p.scale, q.logits, q.means, q.scale)
-    return by_chunk(of_rows, size, x, *tensors).squeeze(-1)
+    return by_chunk(of_rows, size, _BUDGET, x, *tensors).squeeze(-1)

@@ -145,7 +145,7 @@ def regress(mixture: Mixture, observed: Any, values: Any) -> Regression:
         )
         return torch.cat(_mean_and_variance(*_given(rows, now), spread), -1).to(dtype)
 
-    found = by_chunk(of_rows, size, x.to(p.means.device), *given)
+    found = by_chunk(of_rows, size, _BUDGET, x.to(p.means.device), *given)
     mean, variance = found.chunk(2, -1)
     return Regression(mean, variance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..data import Checked
+from ..data import Block, Checked
 from ..errors import InputError
 from ..exact import exact, exact_device
 from ..kernels import as_kernel
@@ -50,10 +51,13 @@ class Memberships:
     def _made(self) -> Iterator[_Chunk]:
         kernel = as_kernel("auto")
         for block in self.source.blocks():
-            for part, joint in kernel.log_joint(block.x, self._parameters):
-                r = exact(joint.softmax(-2))
-                w = torch.ones_like(r[0]) if block.w is None else exact(block.w[part])
-                yield r, w
+            of_chunk = functools.partial(_memberships, block)
+            yield from kernel.each(block.x, self._parameters, of_chunk)
+
+
+def _memberships(block: Block, part: slice, joint: Tensor) -> _Chunk:
+    r = exact(joint.softmax(-2))
+    return r, torch.ones_like(r[0]) if block.w is None else exact(block.w[part])
 
 
 class Doubt(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -131,15 +132,19 @@ def worst_rows(
     best = parameters.means.new_empty(0, parameters.n_features)
     worst = parameters.means.new_empty(0)
     for block in blocks if group.size == 1 else _some(blocks):
-        for part, joint in kernel.log_joint(block.x, parameters):
-            log_prob = exact(joint.logsumexp(-2))
-            few = log_prob.topk(min(4 * count, len(log_prob)), largest=False)
-            found = block.x[part][few.indices.to(block.x.device)]
-            rows = torch.cat([best, exact(found)])
-            best, worst = _least(rows, torch.cat([worst, few.values]), count)
+        few = functools.partial(_worst_of, block.x, 4 * count)
+        for rows, values in kernel.each(block.x, parameters, few):
+            best, worst = _least(torch.cat([best, rows]), torch.cat([worst, values]), count)
     if group.size > 1:
         best, worst = _least(group.stacked(best), group.stacked(worst), count)
     return best
+
+
+def _worst_of(x: Tensor, count: int, part: slice, joint: Tensor) -> tuple[Tensor, Tensor]:
+    """At most `count` rows of a chunk of x, those of least log-probability, and what that is."""
+    log_prob = exact(joint.logsumexp(-2))
+    few = log_prob.topk(min(count, len(log_prob)), largest=False)
+    return exact(x[part][few.indices.to(x.device)]), few.values
 
 
 def _some(blocks: Iterable[Block]) -> Iterator[Block]:

@@ -169,8 +169,9 @@ class _Filter:
     def __call__(self, rows: Tensor) -> Tensor:
         """`(n, D)` for noisy patches `(n, D)`: by the component most probable of each."""
         labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-        for part, joint in as_kernel("auto").log_joint(rows, self.noisy):
-            labels[part] = joint.argmax(-2)
+
+        for part, likeliest in as_kernel("auto").each(rows, self.noisy, _likeliest):
+            labels[part] = likeliest
         gain, rest = self.gain.to(rows.dtype), self.rest.to(rows.dtype)
         likely = torch.empty_like(rows)
         order = labels.argsort()
@@ -180,6 +181,10 @@ class _Filter:
             likely[mine] = torch.addmm(rest[k], rows[mine], gain[k])
             start += count
         return likely
+
+
+def _likeliest(part: slice, joint: Tensor) -> tuple[slice, Tensor]:
+    return part, joint.argmax(-2)
 
 
 def _patches(x: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:

@@ -7,7 +7,7 @@ import importlib.util
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..moments import Moments
 from ..parameters import Parameters
-from .memory import chunk_budget, spared
+from .memory import chunk_budget, retried, spared
 
 __all__ = [
     "PRECISIONS",
@@ -36,6 +36,8 @@ __all__ = [
 # Of products on a GPU: float32 itself; three products of TF32, with nearly its digits; one of TF32;
 # one of bfloat16. The last two keep relative errors near 1e-3 and 1e-2 of the squared distances.
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+
+T = TypeVar("T")
 
 # exp() below this makes denormal numbers, which cost a hundred times a normal one
 _LEAST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
@@ -74,6 +76,38 @@ class Kernel(ABC):
 
         The tensor is a buffer: it is overwritten by the next chunk.
         """
+
+    def each(
+        self,
+        x: Tensor,  # (N, D) or (*B, N, D)
+        parameters: Parameters,
+        answer: Callable[[slice, Tensor], T],
+    ) -> Iterator[T]:
+        """What `answer` makes of the slices and tensors of `log_joint`, chunk by chunk.
+
+        Out of memory, in the answer too, it goes on behind the last chunk with half the bytes.
+        """
+        chunks: Iterator[tuple[slice, Tensor]] | None = None
+        done = 0
+
+        def following() -> tuple[int, T]:
+            nonlocal chunks
+            ahead = self._behind(done, x, parameters) if chunks is None else chunks
+            chunks = None  # of no use after a failure
+            part, joint = next(ahead)
+            found = answer(part, joint)
+            chunks = ahead
+            return part.stop, found
+
+        while done < x.shape[-2]:
+            done, found = retried(self.bytes_for, x, following)
+            yield found
+
+    def _behind(
+        self, start: int, x: Tensor, parameters: Parameters
+    ) -> Iterator[tuple[slice, Tensor]]:
+        for part, joint in self.log_joint(x[..., start:, :], parameters):
+            yield slice(start + part.start, start + part.stop), joint
 
     @spared
     def log_prob(

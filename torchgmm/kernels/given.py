@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from ..covariance import Family
 from ..covariance.base import Whitened
 from ..data import Block
 from ..moments import Moments
+from .memory import chunk_budget, retried
 
 __all__ = ["GivenSums", "labelled_sums", "weighted_sums"]
 
@@ -49,6 +52,15 @@ def weighted_sums(
     return total
 
 
+class _Grouped(NamedTuple):
+    """Rows in the order of their components."""
+
+    counts: list[int]  # of every component
+    d: Tensor  # (1, n, D), from its frame
+    squares: Tensor  # (1, n, D)
+    r: Tensor  # (1, n), what they weigh
+
+
 class GivenSums:
     """Running sums of given responsibilities: the M-step's half of an E-step."""
 
@@ -64,23 +76,57 @@ class GivenSums:
     def add(self, x: Tensor, w: Tensor | None, r: Tensor) -> None:
         """Rows `x (n, D)` under `r (K, n)`."""
         self._n_rows += len(x)
-        if w is not None:
-            r = r * w
+        width = 8 * self._frame.numel()
+
+        def size(rows: Tensor) -> int:
+            return chunk_budget(None, width * len(x), rows.device)
+
+        def sums(start: int) -> tuple[int, list[Tensor]]:
+            part = slice(start, start + max(1, size(x) // width))
+            own = r[:, part] if w is None else r[:, part] * w[part]
+            return part.stop, self._sums(x[part], own)
+
+        done = 0
+        while done < len(x):
+            done, found = retried(size, x, functools.partial(sums, done))
+            for total, part in zip((self._weight, self._first, self._second), found, strict=True):
+                total += part
+
+    def _sums(self, x: Tensor, r: Tensor) -> list[Tensor]:
         # contiguous, as `scatter` wants it, whatever the order in which the rows are stored
         d = (x.double() - self._frame.unsqueeze(-2)).contiguous()  # (K, n, D)
-        self._second += self._family.scatter(Whitened(d, d * d, r), r)
-        self._weight += r.sum(-1)
-        self._first += (r.unsqueeze(-2) @ d).squeeze(-2)
+        second = self._family.scatter(Whitened(d, d * d, r), r)
+        return [r.sum(-1), (r.unsqueeze(-2) @ d).squeeze(-2), second]
 
     def add_labelled(self, x: Tensor, w: Tensor | None, labels: Tensor) -> None:
         """Rows `x (n, D)` that each belong to one component `labels (n,)`; negative: to none."""
+        width = 8 * x.shape[-1]
+
+        def size(rows: Tensor) -> int:  # of a row or many for each component, whatever that is
+            return chunk_budget(width * len(x), 0, rows.device)
+
+        def grouped(start: int) -> tuple[int, _Grouped]:
+            part = slice(start, start + max(1, size(x) // width))
+            own = None if w is None else w[part]
+            return part.stop, self._grouped(x[part], own, labels[part])
+
+        done = 0
+        while done < len(x):
+            done, found = retried(size, x, functools.partial(grouped, done))
+            self._add_grouped(found, weighted=w is not None)
+            del found  # before the next are made
+
+    def _grouped(self, x: Tensor, w: Tensor | None, labels: Tensor) -> _Grouped:
         k = len(self._frame)
         absent, *counts = (labels + 1).bincount(minlength=k + 1).tolist()
         order = _order_by_label(labels, k)[absent:]
-        self._n_rows += len(order)
         d = x[order].double().contiguous().sub_(self._frame[labels[order]]).unsqueeze(0)
-        squares = d * d
         r = d.new_ones(1, len(order)) if w is None else w[order].double().unsqueeze(0)
+        return _Grouped(counts, d, d * d, r)
+
+    def _add_grouped(self, rows: _Grouped, *, weighted: bool) -> None:
+        counts, d, squares, r = rows
+        self._n_rows += r.shape[-1]
         start = 0
         for component, count in enumerate(counts):
             if not count:
@@ -90,7 +136,7 @@ class GivenSums:
             head = 0 if self._family.tied else component
             self._second[head] += self._family.scatter(Whitened(z, own, mine), mine)[0]
             self._first[component] += torch.mm(mine, z[0])[0]
-            self._weight[component] += count if w is None else mine.sum()
+            self._weight[component] += mine.sum() if weighted else count
 
     def over(self, group: Group) -> GivenSums:
         """The sums over the rows of all processes."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ _LEAST = 2**20
 
 # What a device turned out to bear, after it ran out of memory.
 _borne: dict[torch.device, int] = {}
+# Whether a call is under way that will be made again.
+_watched: ContextVar[bool] = ContextVar("watched", default=False)
 
 
 def chunk_budget(asked: int | None, usual: int, device: torch.device) -> int:
@@ -58,32 +62,55 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-class _Budgeted(Protocol):
-    def bytes_for(self, x: Tensor) -> int: ...
+def retried(bytes_for: Callable[[Tensor], int], x: Tensor, call: Callable[[], T]) -> T:
+    """What the call gives; out of memory, it is made again with half the bytes.
 
+    What a device turned out to bear is remembered, so that the next call starts there; not if the
+    least chunks were of no help, as then it is something else that is too large. A call within
+    another one is left to that.
 
-def retried(kernel: _Budgeted, x: Tensor, call: Callable[[], T]) -> T:
-    """What the call gives; out of memory, it is made again with half the kernel's budget.
-
-    What a device turned out to bear is remembered, so that the next call starts there.
+    Args:
+        bytes_for: of the buffers of a chunk of such rows; by `chunk_budget`, as the call has them.
+        x: the rows.
+        call: may be made many times, so it draws nothing and changes nothing that it is given.
     """
+    if _watched.get():
+        return call()
+    token = _watched.set(True)
+    try:
+        return _halved(bytes_for, x, call)
+    finally:
+        _watched.reset(token)
+
+
+def _halved(bytes_for: Callable[[Tensor], int], x: Tensor, call: Callable[[], T]) -> T:
+    before = _borne.get(x.device)
     while True:
         try:
             return call()
-        except torch.OutOfMemoryError:
-            size = kernel.bytes_for(x)
+        except torch.OutOfMemoryError as error:
+            # Their tensors would count as taken, and were not there when the call began.
+            traceback.clear_frames(error.__traceback__)
+            if x.device.type == "cuda":
+                torch.cuda.empty_cache()
+            size = bytes_for(x)
             if size <= _LEAST:
+                _forget(x.device, before)
                 raise
             _borne[x.device] = size // 2
-        # outside of the handler, which holds the frames and their tensors
-        if x.device.type == "cuda":
-            torch.cuda.empty_cache()
         warnings.warn(
             f"out of memory on {x.device}: chunks have {size // 2**20} MiB and will have half of "
             "that; what else is on the device leaves no more",
             MemoryWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
+
+
+def _forget(device: torch.device, before: int | None) -> None:
+    if before is None:
+        _borne.pop(device, None)
+    else:
+        _borne[device] = before
 
 
 def spared(method: M) -> M:
@@ -91,6 +118,6 @@ def spared(method: M) -> M:
 
     @functools.wraps(method)
     def again(self: Any, x: Tensor, *arguments: Any) -> Any:
-        return retried(self, x, lambda: method(self, x, *arguments))
+        return retried(self.bytes_for, x, lambda: method(self, x, *arguments))
 
     return cast(M, again)

@@ -10,6 +10,8 @@ first call of an operator imports the compiler, which takes seconds.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from ..moments import Moments
 from ..parameters import Parameters
 from .base import as_kernel, soft_assign
 from .dense import Dense, _joint, prepare, whitened_sums
+from .memory import retried
 from .precision import full_precision
 from .turns import mixtures_at_once, turns
 
@@ -87,7 +90,8 @@ def backward_of(
         if not of_rows:
             moments = _one_sign(g, x, p)
         if moments is None:
-            by_rows, moments = _any_sign(g, x, p, of_rows=of_rows, of_parameters=of_parameters)
+            any_sign = functools.partial(_any_sign, g, x, p, of_rows, of_parameters)
+            by_rows, moments = retried(Dense().bytes_for, x, any_sign)
         if moments is None:
             return by_rows, logits.new_empty(0), means.new_empty(0), scale.new_empty(0)
         gradients = score(moments, p)
@@ -162,7 +166,7 @@ def _one_sign(g: Tensor, x: Tensor, p: Parameters) -> Moments | None:
 
 
 def _any_sign(
-    g: Tensor, x: Tensor, p: Parameters, *, of_rows: bool, of_parameters: bool
+    g: Tensor, x: Tensor, p: Parameters, of_rows: bool, of_parameters: bool
 ) -> tuple[Tensor, Moments | None]:
     """One pass of the definition: the gradient of the rows, and moments under weights `g r`.
 

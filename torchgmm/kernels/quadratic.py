@@ -21,7 +21,7 @@ from .chunks import Assign, Chunks
 from .costs import dense_cost, quadratic_cost, sharing
 from .dense import Dense, all_rows
 from .features import Features, Linear, Products, features_of
-from .memory import spared
+from .memory import retried, spared
 from .turns import turns
 
 __all__ = ["Quadratic", "QuadraticPlan", "nearest_moments"]
@@ -181,8 +181,11 @@ def nearest_moments(
     b, k, d = centres.shape
     scale = centres.new_zeros(b, *family.scale_shape(k, d))  # unit covariances
     unit = Parameters(torch.zeros_like(centres[..., 0]), centres, scale, family)
-    parts = [_nearest_of(rows, own, some) for _, some, rows, (own,) in turns(unit, x, w)]
-    return Moments.cat(parts)
+
+    def each() -> list[Moments]:
+        return [_nearest_of(rows, own, some) for _, some, rows, (own,) in turns(unit, x, w)]
+
+    return Moments.cat(retried(Quadratic().bytes_for, x, each))
 
 
 def _nearest_of(x: Tensor, w: Tensor | None, unit: Parameters) -> Moments:

@@ -15,7 +15,7 @@ __all__ = ["Tile", "cells", "interpreted", "launch"]
 class Tile(NamedTuple):
     """Sizes of a tile and the warps that share it.
 
-    They decide the order of the sums: see `tuned`.
+    They decide the order of the sums: see `triton_tuned`.
     """
 
     sizes: tuple[int, ...]  # as the kernel's last arguments: rows first

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .triton_launch import Tile, cells, interpreted, launch
-from .tuned import Use, tuned
+from .triton_tuned import Use, tuned
 
 __all__ = ["into", "summed", "usual_tile"]
 

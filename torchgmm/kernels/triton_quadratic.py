@@ -11,7 +11,7 @@ from torch import Tensor
 from . import triton_formed
 from .base import _LEAST_EXPONENT
 from .triton_launch import Tile, cells, interpreted, launch
-from .tuned import Use, tuned
+from .triton_tuned import Use, tuned
 
 __all__ = ["Products", "padded", "tiles", "use_of", "usual_tiles"]
 

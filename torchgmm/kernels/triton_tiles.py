@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .triton_launch import Tile, interpreted
-from .tuned import Use, tuned
+from .triton_tuned import Use, tuned
 
 __all__ = ["INTERPRETED_ROWS", "axes_tiles", "matrix_tiles", "tiles", "use_of"]
 

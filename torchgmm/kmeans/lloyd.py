@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..kernels.base import members, one_hot
-from .nearest import assign, nearest_sums, room_for
-from .spread import spread_out
+from ..kernels.memory import retried
+from .nearest import Tiles, assign, nearest_sums, tile_bytes, tiles_for
+from .spread import spread_out, uniforms
 from .table import Table, is_shared, mean_of, near_mean, with_ones
 
 __all__ = ["clustered", "kmeans"]
@@ -30,8 +31,13 @@ def clustered(
     if x.dim() == 2:
         own = None if w is None else w[None]
         return clustered(x[None], own, n_clusters, generator, max_iter=max_iter, tol=tol)[0]
-    table = Table.of(x, w)
-    return _moved(table, spread_out(table, n_clusters, generator), max_iter, tol)
+    table, draws = Table.of(x, w), uniforms(len(x), n_clusters, generator)
+
+    # as a whole: out of memory it ends where smaller chunks from the beginning would have ended
+    def run() -> Tensor:
+        return _moved(table, spread_out(table, draws), max_iter, tol)
+
+    return retried(tile_bytes, table.rows, run)
 
 
 def kmeans(
@@ -60,7 +66,8 @@ def kmeans(
     if x.dim() == 2:
         own = None if w is None else w[None]
         return kmeans(x[None], own, centres[None], max_iter=max_iter, tol=tol)[0]
-    return _moved(Table.of(x, w), centres, max_iter, tol)
+    table = Table.of(x, w)
+    return retried(tile_bytes, table.rows, lambda: _moved(table, centres, max_iter, tol))
 
 
 def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
@@ -76,9 +83,9 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
         summed = with_ones(rows * own, own)
     centres = centres - given.origin
     found, active = centres.clone(), torch.arange(len(centres), device=rows.device)
-    space = room_for(table, len(centres), centres.shape[1])
+    tiles = tiles_for(table, len(centres), centres.shape[1])
     for _ in range(max_iter):
-        centres, moves = _step(table, summed, centres, space)
+        centres, moves = _step(table, summed, centres, tiles)
         goes_on = [move > enough for move, enough in zip(moves, least, strict=True)]
         if all(goes_on):
             continue
@@ -96,21 +103,21 @@ def _moved(given: Table, centres: Tensor, max_iter: int, tol: float) -> Tensor:
     return found + given.origin
 
 
-def _step(table: Tensor, summed: Tensor, old: Tensor, space: Tensor) -> tuple[Tensor, list[float]]:
+def _step(table: Tensor, summed: Tensor, old: Tensor, tiles: Tiles) -> tuple[Tensor, list[float]]:
     """Means of the rows nearest to each of the old centres `(B, K, D)`, and how far they moved.
 
     Args:
         table: rows with a one behind, `(B, N, D + 1)`.
         summed: weighted rows, their weights and ones, `(B, N, D + 2)`; the table, if all weigh 1.
         old: centres `(B, K, D)`.
-        space: of `room_for` them, or for more data sets.
+        tiles: of `tiles_for` them, or for more data sets.
     """
     near = old.to(table.dtype)
     theta = torch.cat([-2 * near, near.square().sum(-1, keepdim=True)], -1)
-    sums = nearest_sums(table, summed, theta, members, space)
+    sums = nearest_sums(table, summed, theta, members, tiles)
     centres, (least, count, *moves) = _means(sums, old)
     if count != old.shape[0] * table.shape[1]:  # a row has two nearest centres: it counts once
-        sums = nearest_sums(table, summed, theta, one_hot, space)
+        sums = nearest_sums(table, summed, theta, one_hot, tiles)
         centres, (least, count, *moves) = _means(sums, old)
     if least > 0:
         return centres, moves

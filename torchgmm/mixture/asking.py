@@ -116,4 +116,4 @@ def by_chunk(
         return out
 
     with full_precision(x.device):
-        return retried(kernel, x, gathered)
+        return retried(kernel.bytes_for, x, gathered)

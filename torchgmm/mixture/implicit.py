@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 
 from ..exact import reachable
 from ..kernels.base import chunk_rows
+from ..kernels.memory import chunk_budget, retried
 from ..parameters import Parameters
 
 __all__ = ["follow", "log_diagonal", "normal_below"]
@@ -84,14 +85,23 @@ def _pulled_back(x: Tensor, gradient: Tensor, parameters: Parameters) -> tuple[T
     x, gradient = reachable(x), reachable(gradient)
     whitener = exact.family.whitener(exact.scale)
     count = math.prod(exact.logits.shape)
-    size = chunk_rows(count, exact.n_features, x.dtype, _BUDGET)
-    total: _Sums | None = None
-    for rows, pull in zip(_pieces(x, size), _pieces(gradient, size), strict=True):
-        sums = _one_chunk(rows, pull, exact, whitener)
-        total = sums if total is None else total + sums
+
+    def summed() -> _Sums | None:
+        size = chunk_rows(count, exact.n_features, x.dtype, _bytes_for(x))
+        total: _Sums | None = None
+        for rows, pull in zip(_pieces(x, size), _pieces(gradient, size), strict=True):
+            sums = _one_chunk(rows, pull, exact, whitener)
+            total = sums if total is None else total + sums
+        return total
+
+    total = retried(_bytes_for, x, summed)
     if total is None:
         return tuple(torch.zeros_like(t) for t in (exact.logits, exact.means, exact.scale))
     return _gradients(total, exact, whitener)
+
+
+def _bytes_for(x: Tensor) -> int:
+    return chunk_budget(_BUDGET, 0, x.device)
 
 
 def _pieces(x: Tensor, size: int) -> list[Tensor]:

@@ -47,7 +47,8 @@ class KMeans(Seeding):
         generator: torch.Generator,
     ) -> Parameters:
         block = drawn(source, self._sample_rows(n_components), n_components, generator)
-        centres = self._centres(block, n_components, generator)
+        # by the memory of a device chunks have their size, by that sums their last digits
+        centres = source.group.of_first(self._centres(block, n_components, generator))
         sums = nearest_sums(all_rows(source, block), centres, family).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 

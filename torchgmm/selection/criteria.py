@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ..data import Source
+from ..data import Block, Source
 from ..errors import InputError
 from ..exact import exact
 from ..kernels import as_kernel
@@ -51,19 +53,24 @@ def evidence(source: Source, parameters: Parameters, kernel: str = "auto") -> Ev
     log_likelihood = entropy = rows = 0.0
     computes = as_kernel(kernel)
     for block in source.blocks():
-        for part, joint in computes.log_joint(block.x, parameters):
-            log_prob = joint.logsumexp(-2)
-            log_r = joint - log_prob
-            least = torch.finfo(log_r.dtype).min
-            own = exact(-(log_r.exp() * log_r.clamp_min(least)).sum(-2))
-            w = torch.ones_like(own) if block.w is None else exact(block.w[part])
-            log_likelihood += float(exact(log_prob) @ w)
-            entropy += float(own @ w)
-            rows += float(w.sum())
+        of_chunk = functools.partial(_evidence_of, block)
+        for level, doubt, weight in computes.each(block.x, parameters, of_chunk):
+            log_likelihood += level
+            entropy += doubt
+            rows += weight
     log_likelihood, entropy, rows = source.group.total(log_likelihood, entropy, rows)
     if not rows:
         raise InputError("the source gave no rows of positive weight")
     return Evidence(log_likelihood, entropy, rows)
+
+
+def _evidence_of(block: Block, part: slice, joint: Tensor) -> tuple[float, float, float]:
+    log_prob = joint.logsumexp(-2)
+    log_r = joint - log_prob
+    least = torch.finfo(log_r.dtype).min
+    own = exact(-(log_r.exp() * log_r.clamp_min(least)).sum(-2))
+    w = torch.ones_like(own) if block.w is None else exact(block.w[part])
+    return float(exact(log_prob) @ w), float(own @ w), float(w.sum())
 
 
 def n_parameters(p: Parameters) -> int:

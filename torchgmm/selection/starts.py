@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -37,12 +38,13 @@ class Centres(Seeding):
         floor: Floor,
         generator: torch.Generator,
     ) -> Parameters:
-        unit = torch.ones_like(self.centres[0]) if self.unit is None else self.unit
+        centres = source.group.of_first(self.centres)
+        unit = torch.ones_like(centres[0]) if self.unit is None else self.unit
 
         def nearest(block: Block) -> Tensor:
-            return nearest_labels(block.x / unit.to(block.x.dtype), self.centres / unit)
+            return nearest_labels(block.x / unit.to(block.x.dtype), centres / unit)
 
-        sums = labelled_sums(source.blocks(), self.centres, family, nearest).over(source.group)
+        sums = labelled_sums(source.blocks(), centres, family, nearest).over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
 
@@ -74,14 +76,9 @@ class Split(Seeding):
         which, axes = self._widest(n_components - p.n_components)
         sums = GivenSums(torch.cat([p.means, p.means[which]]), family)
         for block in source.blocks():
-            for part, joint in as_kernel("auto").log_joint(block.x, p):
-                x = block.x[part]
-                r = joint.softmax(-2).double()
-                beyond = (x.double() @ axes.mT > (p.means[which] * axes).sum(-1)).double().mT
-                taken = r[which] * beyond
-                r[which] -= taken
-                w = None if block.w is None else block.w[part]
-                sums.add(x, w, torch.cat([r, taken]))
+            cut = functools.partial(_cut, block.x, p.means[which], axes, which)
+            for part, r in as_kernel("auto").each(block.x, p, cut):
+                sums.add(block.x[part], None if block.w is None else block.w[part], r)
         sums = sums.over(source.group)
         return first_parameters(sums.moments(), family, floor, sums.unit)
 
@@ -95,6 +92,17 @@ class Split(Seeding):
         values, vectors = torch.linalg.eigh(covariances(p) / nearly / nearly.unsqueeze(-1))
         which = (p.log_weights.exp() * values[:, -1]).topk(count).indices
         return which, vectors[which, :, -1] / unit
+
+
+def _cut(
+    x: Tensor, means: Tensor, axes: Tensor, which: Tensor, part: slice, joint: Tensor
+) -> tuple[slice, Tensor]:
+    """A chunk, and responsibilities `(K + C, n)`: the cut components' for what lies beyond."""
+    r = joint.softmax(-2).double()
+    beyond = (x[part].double() @ axes.mT > (means * axes).sum(-1)).double().mT
+    taken = r[which] * beyond
+    r[which] -= taken
+    return part, torch.cat([r, taken])
 
 
 @dataclass
