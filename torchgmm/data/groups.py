@@ -24,13 +24,14 @@ class Groups(Source):
     Attributes:
         n_groups: B.
         counts: `(B,)` rows of positive weight of every group, on the CPU.
-        alike: whether all groups are the same rows, of the same weight.
+        runs: whether they are the same rows for several runs, of which one will be kept: starts
+            that differ in the order of their components alone are then one.
     """
 
     stable = False  # which groups are left changes from pass to pass
     n_groups: int
     counts: Tensor
-    alike: bool = False
+    runs: bool = False
 
     @abstractmethod
     def only(self, index: Tensor) -> Groups:
@@ -55,12 +56,15 @@ class SharedGroups(Wrapped, Groups):
         source: as a fit reads it.
         n_groups: B.
         weights: `(B, N)`, where groups weigh the rows differently.
+        runs: see `Groups`.
     """
 
-    def __init__(self, source: Source, n_groups: int, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, source: Source, n_groups: int, weights: Tensor | None = None, *, runs: bool = False
+    ) -> None:
         super().__init__(source)
         self.stable = Groups.stable
-        self.n_groups, self._weights, self.alike = n_groups, weights, weights is None
+        self.n_groups, self._weights, self.runs = n_groups, weights, runs
         rows = -1 if source.n_rows is None else source.n_rows
         self.counts = torch.full((n_groups,), rows)
         if weights is not None:
@@ -70,7 +74,7 @@ class SharedGroups(Wrapped, Groups):
         weights = self._weights
         if weights is not None:
             weights = weights[index.to(weights.device)]
-        return SharedGroups(self._source, len(index), weights)
+        return SharedGroups(self._source, len(index), weights, runs=self.runs)
 
     def of(self, group: int) -> Source:
         if self._weights is None:

@@ -59,7 +59,7 @@ def best_of(
     generators: Sequence[torch.Generator],
 ) -> FitResult | None:
     """The best of runs from a start of each generator; None if one has no answer of its own."""
-    rows = SharedGroups(source, len(generators))
+    rows = SharedGroups(source, len(generators), runs=True)
     starts = seeding.batch(rows, n_components, family, method.reg_covar, generators)
     first, same = distinct(_described(starts))
     run = Run(Problem(rows.only(first), generators[0]), starts[first], method, stop)

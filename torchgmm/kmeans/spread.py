@@ -57,7 +57,7 @@ def uniforms(b: int, n_clusters: int, generator: Generators) -> list[Tensor]:
         return [torch.rand(b, n, generator=generator, dtype=torch.float64) for n in each]
     total = sum(each)
     own = [torch.rand(total, generator=g, dtype=torch.float64) for g in generator]
-    return list(torch.stack(own).split(each, -1))
+    return list(torch.split(torch.stack(own), each, -1))
 
 
 def spread_out(table: Table, draws: Sequence[Tensor]) -> Tensor:

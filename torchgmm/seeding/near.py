@@ -74,7 +74,7 @@ class _GroupsOfRows(Wrapped, Groups):
 
     def __init__(self, source: Groups) -> None:
         super().__init__(source)
-        self.n_groups, self.counts = source.n_groups, source.counts
+        self.n_groups, self.counts, self.runs = source.n_groups, source.counts, source.runs
 
     def only(self, index: Tensor) -> Groups:
         return _GroupsOfRows(self._source.only(index))

@@ -62,9 +62,9 @@ def at_centres(
     source: Groups, centres: Tensor, family: Family, floor: Floor | Tensor
 ) -> Parameters:
     """Parameters `(B, ...)` of rows that each belong to the nearest of `centres (B, K, D)`."""
-    if not source.alike:
+    if not source.runs:
         return _at_centres(source, centres, family, floor)
-    first, same = distinct(centres)  # several runs: each start once
+    first, same = distinct(centres)
     if len(first) == len(same):
         return _at_centres(source, centres, family, floor)
     found = _at_centres(source.only(first), centres[first], family, floor)
