@@ -95,6 +95,7 @@ def on_gpu(monkeypatch, launchable):
 
     monkeypatch.setattr(auto, "is_fused", lambda x, parameters: True)
     monkeypatch.setattr(screened, "is_grouped", lambda x: True)
+    monkeypatch.setattr(auto_gpu, "_PLANNING", 0)  # what cannot pay on few rows
     return auto_gpu
 
 
@@ -120,6 +121,14 @@ def gpu_choice(case, family, device, dtype=torch.float32):
 )
 def test_auto_on_a_gpu_takes_what_suits(case, family, expected, on_gpu, device):
     assert gpu_choice(case, family, device) == expected
+
+
+def test_few_rows_are_not_worth_a_question(on_gpu, device, monkeypatch):
+    monkeypatch.undo()
+    row, p = torch.zeros(1, 8, device=device), Case("near", 8, 0, 1, 2, k=4).start("full")
+    choice, q = on_gpu.AutoGPU()._quadratic, p.to(device=device)
+    assert choice(row.expand(10**4, 8), q) is None
+    assert choice(row.expand(10**7, 8), q) is not None
 
 
 def test_float64_is_left_to_devices_that_are_quick_in_it(on_gpu, device, monkeypatch):

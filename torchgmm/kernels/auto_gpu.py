@@ -18,6 +18,9 @@ from .triton import Triton
 
 __all__ = ["AutoGPU"]
 
+# Finding out whether products keep the digits: some fifty launches, during which other kernels
+# could make so many operations.
+_PLANNING = 1e10
 _MANY = 256  # components, below which little is to be dismissed
 # A pass must cost so many times what a probe does: some hundred launches, and for matrices so many
 # operations for each of K D^3.
@@ -51,8 +54,10 @@ class AutoGPU:
     def _quadratic(self, x: Tensor, p: Parameters) -> _Choice | None:
         """The better one of the kernels with quadratic features, where they pay and are exact."""
         fused = fused_cost(p, x.dtype)
-        if min(formed_cost(p, x.dtype), products_cost(p, x.dtype)) >= fused:
-            return None  # not worth the question what rounding allows
+        gain = fused - min(formed_cost(p, x.dtype), products_cost(p, x.dtype))
+        rows = x.shape[-2] * p.batch_shape.numel()
+        if rows * gain < _PLANNING:
+            return None
         plan = self._formed.plan(x, p)
         if not plan.dtypes:
             return None
