@@ -142,7 +142,7 @@ def test_float64_is_left_to_devices_that_are_quick_in_it(on_gpu, device, monkeyp
 def test_many_components_are_screened_where_a_probe_pays(on_gpu, device, monkeypatch):
     assert gpu_choice(MANY, "full", device) != "screened"  # a thousand times too few rows
     monkeypatch.setattr(on_gpu, "_PROBE", 0)
-    monkeypatch.setattr(on_gpu, "_PROBE_CUBIC", 0)
+    monkeypatch.setattr("torchgmm.kernels.screened._PROBE_CUBIC", 0)
     assert gpu_choice(MANY, "full", device) == "screened"
     blurred = Case("blurred", 8, 0, 0.1, 1, k=300, n=4000)  # nothing to dismiss
     assert gpu_choice(blurred, "full", device) != "screened"

@@ -4,11 +4,11 @@ import importlib.util
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.algebra.common import Largest
 from tests.cases import FAMILIES, Case, drawn
-from tests.kernels.common import agrees
-from torchgmm import EM, GaussianMixture, InputError
+from tests.kernels.common import agrees, fits_as_dense
+from torchgmm import InputError
 from torchgmm.errors import MissingExtraError
 from torchgmm.kernels import Dense, Quadratic, Triton, TritonQuadratic, as_kernel
 
@@ -102,21 +102,6 @@ def test_many_features_share_responsibilities(compiled_tiles, device):
     compare(near("full", 3, d), 70, device)
 
 
-class Largest(TorchDispatchMode):
-    """The most numbers that a tensor made here has."""
-
-    def __init__(self):
-        super().__init__()
-        self.size = 0
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        out = op(*args, **(kwargs or {}))
-        made = out if isinstance(out, tuple) else (out,)
-        sizes = [t.untyped_storage().nbytes() for t in made if isinstance(t, torch.Tensor)]
-        self.size = max([self.size, *sizes])
-        return out
-
-
 def test_no_tensor_has_all_features_of_all_rows(device):
     d, n = 24, 4096
     p = near("full", 2, d).to(device=device)
@@ -125,7 +110,7 @@ def test_no_tensor_has_all_features_of_all_rows(device):
     for kernel in (Quadratic(2**30), TritonQuadratic(2**30)):
         with Largest() as seen:
             kernel.accumulate(x, None, p)
-        sizes.append(seen.size)
+        sizes.append(8 * seen.entries)
     features = 4 * n * (d * (d + 3) // 2 + 1)
     assert sizes[0] >= features  # so that this sees it
     assert sizes[1] < features / 4
@@ -149,14 +134,7 @@ def test_other_precisions_have_names(precision, device):
 
 
 def test_a_fit_by_name_is_the_fit_of_dense(device):
-    x, start = BLURRED.rows(torch.float32), BLURRED.start("full")
-    levels = []
-    for kernel, place in (("triton_quadratic", device), ("dense", torch.device("cpu"))):
-        mixture = GaussianMixture(BLURRED.k, device=place)
-        result = mixture.fit(x, EM(max_iter=3, kernel=kernel), init=start.to(device=place))
-        assert {step.kernel for step in result.history} == {kernel}
-        levels.append([step.log_likelihood for step in result.history])
-    assert levels[0] == pytest.approx(levels[1], rel=1e-5)
+    fits_as_dense("triton_quadratic", BLURRED, device)
 
 
 def test_what_would_lose_digits_is_multiplied_in_float64_where_that_is_quick(monkeypatch, device):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.cases import FAMILIES, Case, drawn
-from tests.kernels.common import agrees
-from torchgmm import EM, GaussianMixture, InputError
+from tests.kernels.common import agrees, fits_as_dense
+from torchgmm import EM, InputError
 from torchgmm.errors import MissingExtraError
 from torchgmm.kernels import Dense, Triton, as_kernel, base
 
@@ -92,14 +92,7 @@ def test_a_matrix_too_large_for_registers_goes_to_dense(device):
 
 
 def test_a_fit_by_name_is_the_fit_of_dense(device):
-    x, start = CASE.rows(torch.float32), CASE.start("full")
-    levels = []
-    for kernel, place in (("triton", device), ("dense", torch.device("cpu"))):
-        mixture = GaussianMixture(CASE.k, device=place)
-        result = mixture.fit(x, EM(max_iter=3, kernel=kernel), init=start.to(device=place))
-        assert {step.kernel for step in result.history} == {kernel}
-        levels.append([step.log_likelihood for step in result.history])
-    assert levels[0] == pytest.approx(levels[1], rel=1e-5)
+    fits_as_dense("triton", CASE, device)
 
 
 def test_rows_on_the_cpu_are_refused_unless_interpreted(monkeypatch):

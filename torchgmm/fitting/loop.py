@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -224,14 +223,9 @@ def _told(done: FitResult, method: Method) -> FitResult:
 def _better(best: FitResult | None, result: FitResult) -> FitResult:
     runs = (*(best.runs if best else ()), result.log_likelihood)
     kept = result
-    if best is not None and not is_better(_level(result), _level(best)):
+    if best is not None and not is_better(result.log_likelihood, best.log_likelihood):
         kept = best
     return FitResult(kept.parameters, kept.status, kept.history, kept.state, runs)
-
-
-def _level(result: FitResult) -> float:
-    """What runs are compared by; one that diverged at its first step is below all others."""
-    return -math.inf if math.isnan(result.log_likelihood) else result.log_likelihood
 
 
 def _open(mixture: GaussianMixture, data: Any, weights: Any, encoder: Any, *, few: bool) -> Checked:

@@ -76,8 +76,8 @@ def best_of(
     except SingularCovarianceError:
         return None
     best = 0
-    for number, level in enumerate(map(_level, levels)):
-        best = number if is_better(level, _level(levels[best])) else best
+    for number, level in enumerate(levels):
+        best = number if is_better(level, levels[best]) else best
     end = ends[best] if best in ends else found[best]
     return dataclasses.replace(end, runs=tuple(levels[place] for place in same.tolist()))
 
@@ -90,10 +90,6 @@ def _alone(
     return climb.to_the_end(Begun(so_far.state, so_far.history))
 
 
-def _level(level: float) -> float:
-    return -math.inf if math.isnan(level) else level
-
-
 def _described(p: Parameters) -> Tensor:
     """All numbers of every component, `(R, K, F)`; its mean first."""
     scale = p.scale.expand(*p.means.shape[:2], *p.scale.shape[2:]).flatten(2)
@@ -101,5 +97,10 @@ def _described(p: Parameters) -> Tensor:
 
 
 def is_better(level: float, best: float) -> bool:
-    """Whether a run is the better one by more than rounding: of equals the first is kept."""
+    """Whether a run is the better one by more than rounding: of equals the first is kept.
+
+    One that diverged at its first step, whose level is NaN, is below all others.
+    """
+    if math.isnan(best):
+        return level > -math.inf
     return level > best + _EQUAL * (1 + abs(best)) if math.isfinite(best) else level > best

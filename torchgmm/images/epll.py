@@ -169,7 +169,6 @@ class _Filter:
     def __call__(self, rows: Tensor) -> Tensor:
         """`(n, D)` for noisy patches `(n, D)`: by the component most probable of each."""
         labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-
         for part, likeliest in as_kernel("auto").each(rows, self.noisy, _likeliest):
             labels[part] = likeliest
         gain, rest = self.gain.to(rows.dtype), self.rest.to(rows.dtype)

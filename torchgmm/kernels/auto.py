@@ -17,16 +17,13 @@ from .base import Kernel, register
 from .costs import dense_cost, elementwise, quadratic_cost, sharing
 from .dense import Dense
 from .quadratic import Quadratic, QuadraticPlan
-from .screen import turned
-from .screened import Screened, best_plan
-from .triton import Triton, is_fused
+from .screened import Screened, probe_pays
+from .triton import is_fused
 from .turns import turns
 
 __all__ = ["Auto"]
 
-# A pass must cost so many times what a probe does: that is a fixed sum, and for matrices so many
-# operations for each of K D^3.
-_PAYS, _PROBE, _PROBE_CUBIC = 20, 3e8, 20
+_PROBE = 3e8  # what a probe of some rows costs at least
 # What `Quadratic` costs however few the rows are, and for every component: finding out whether it
 # keeps the digits.
 _PLANNING, _PLANNING_EACH = 8e7, 6e4
@@ -49,8 +46,7 @@ class Auto(Kernel):
 
     def __init__(self, budget: int | None = None) -> None:
         self._dense, self._quadratic = Dense(budget), Quadratic(budget)
-        self._screened, self._triton = Screened(budget), Triton(budget)
-        self._budget = budget
+        self._screened, self._budget = Screened(budget), budget
         self._last = ""
 
     @property
@@ -63,12 +59,12 @@ class Auto(Kernel):
 
     def log_prob(self, x: Tensor, parameters: Parameters) -> Tensor:
         if is_fused(x, parameters):
-            return self._triton.log_prob(x, parameters)
+            return self._on_gpu.triton.log_prob(x, parameters)
         return super().log_prob(x, parameters)
 
     def log_joint(self, x: Tensor, parameters: Parameters) -> Iterator[tuple[slice, Tensor]]:
         if is_fused(x, parameters):
-            return self._triton.log_joint(x, parameters)
+            return self._on_gpu.triton.log_joint(x, parameters)
         cheap = quadratic_cost(parameters, torch.float64) < dense_cost(parameters, x.dtype)
         cheap = cheap and is_near(x)
         return (self._quadratic if cheap else self._dense).log_joint(x, parameters)
@@ -97,11 +93,10 @@ class Auto(Kernel):
             dtype = quadratic.dtypes[0]
             cost = min(dense, quadratic_cost(parameters, dtype, sharing(parameters, x)))
         if self._may_screen(x, parameters, cost):
-            mixture = turned(parameters, x.dtype)
-            plan = best_plan(x, parameters, mixture)
-            if plan is not None and plan.cost < cost:
+            found = self._screened.below(cost, x, w, parameters)
+            if found is not None:
                 self._last = self._screened.name
-                return self._screened.planned(x, w, parameters, mixture, plan)
+                return found
         if quadratic is not None and cost < dense:
             self._last = self._quadratic.name
             return self._quadratic.planned(x, w, parameters, quadratic)
@@ -119,11 +114,7 @@ class Auto(Kernel):
 
     def _may_screen(self, x: Tensor, parameters: Parameters, cost: float) -> bool:
         """Whether a probe could pay, given what a row costs without it."""
-        if parameters.family.tied or parameters.batch_shape:
-            return False
         if x.device.type != "cpu":  # a GPU without Triton: tiles would be added in no fixed order
             return False
-        k, d = parameters.means.shape
-        probe = _PROBE + (_PROBE_CUBIC * k * d**3 if parameters.family.n_axes == 2 else 0)
-        least = 4 * k * elementwise(x.dtype)  # the bounds alone
-        return least < cost and len(x) * cost > _PAYS * probe
+        least = 4 * parameters.n_components * elementwise(x.dtype)  # the bounds alone
+        return least < cost and probe_pays(x, parameters, cost, _PROBE)

@@ -12,19 +12,15 @@ from .base import Kernel
 from .costs_gpu import formed_cost, fused_cost, products_cost
 from .formed import TritonQuadratic
 from .quadratic import Quadratic, QuadraticPlan
-from .screen import turned
-from .screened import Screened, best_plan
+from .screened import Screened, probe_pays
 from .triton import Triton
 
 __all__ = ["AutoGPU"]
 
-# Finding out whether products keep the digits: some fifty launches, during which other kernels
-# could make so many operations.
-_PLANNING = 1e10
+# Operations that other kernels could make while it is found out whether products keep the digits,
+# some fifty launches, and during a probe of some rows, some hundred.
+_PLANNING, _PROBE = 1e10, 6e10
 _MANY = 256  # components, below which little is to be dismissed
-# A pass must cost so many times what a probe does: some hundred launches, and for matrices so many
-# operations for each of K D^3.
-_PAYS, _PROBE, _PROBE_CUBIC = 20, 6e10, 20
 
 
 class AutoGPU:
@@ -32,23 +28,25 @@ class AutoGPU:
 
     Args:
         budget: bytes of the buffers of a chunk.
+
+    Attributes:
+        triton: what answers questions there.
     """
 
     def __init__(self, budget: int | None = None) -> None:
-        self._triton, self._formed = Triton(budget), TritonQuadratic(budget)
+        self.triton, self._formed = Triton(budget), TritonQuadratic(budget)
         self._library, self._screened = _Library(budget), Screened(budget)
 
     def accumulate(self, x: Tensor, w: Tensor | None, p: Parameters) -> tuple[str, Moments]:
         """The name of the kernel that was chosen, and what it finds."""
         best = self._quadratic(x, p)
         cost = fused_cost(p, x.dtype) if best is None else best.cost
-        if _may_screen(x, p, cost):
-            mixture = turned(p, x.dtype)
-            plan = best_plan(x, p, mixture)
-            if plan is not None and plan.cost < cost:
-                return self._screened.name, self._screened.planned(x, w, p, mixture, plan)
+        if p.n_components >= _MANY and probe_pays(x, p, cost, _PROBE):
+            found = self._screened.below(cost, x, w, p)
+            if found is not None:
+                return self._screened.name, found
         if best is None:
-            return self._triton.name, self._triton.accumulate(x, w, p)
+            return self.triton.name, self.triton.accumulate(x, w, p)
         return best.kernel.name, best.kernel.planned(x, w, p, best.plan)
 
     def _quadratic(self, x: Tensor, p: Parameters) -> _Choice | None:
@@ -81,12 +79,3 @@ class _Choice(NamedTuple):
     cost: float
     kernel: Quadratic
     plan: QuadraticPlan
-
-
-def _may_screen(x: Tensor, p: Parameters, cost: float) -> bool:
-    """Whether a probe could pay, given what a row costs without it."""
-    if p.family.tied or p.batch_shape or p.n_components < _MANY:
-        return False
-    k, d = p.means.shape
-    probe = _PROBE + (_PROBE_CUBIC * k * d**3 if p.family.n_axes == 2 else 0)
-    return len(x) * cost > _PAYS * probe

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..moments import Moments
 from ..parameters import Parameters
-from .memory import chunk_budget, retried, spared
+from .memory import chunk_budget, onward, spared
 
 __all__ = [
     "PRECISIONS",
@@ -88,9 +88,8 @@ class Kernel(ABC):
         Out of memory, in the answer too, it goes on behind the last chunk with half the bytes.
         """
         chunks: Iterator[tuple[slice, Tensor]] | None = None
-        done = 0
 
-        def following() -> tuple[int, T]:
+        def following(done: int) -> tuple[int, T]:
             nonlocal chunks
             ahead = self._behind(done, x, parameters) if chunks is None else chunks
             chunks = None  # of no use after a failure
@@ -99,9 +98,7 @@ class Kernel(ABC):
             chunks = ahead
             return part.stop, found
 
-        while done < x.shape[-2]:
-            done, found = retried(self.bytes_for, x, following)
-            yield found
+        return onward(self.bytes_for, x, following)
 
     def _behind(
         self, start: int, x: Tensor, parameters: Parameters

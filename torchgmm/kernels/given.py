@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from ..covariance import Family
 from ..covariance.base import Whitened
 from ..data import Block
 from ..moments import Moments
-from .memory import chunk_budget, retried
+from .memory import chunk_budget, onward
 
 __all__ = ["GivenSums", "labelled_sums", "weighted_sums"]
 
@@ -86,9 +85,7 @@ class GivenSums:
             own = r[:, part] if w is None else r[:, part] * w[part]
             return part.stop, self._sums(x[part], own)
 
-        done = 0
-        while done < len(x):
-            done, found = retried(size, x, functools.partial(sums, done))
+        for found in onward(size, x, sums):
             for total, part in zip((self._weight, self._first, self._second), found, strict=True):
                 total += part
 
@@ -110,9 +107,7 @@ class GivenSums:
             own = None if w is None else w[part]
             return part.stop, self._grouped(x[part], own, labels[part])
 
-        done = 0
-        while done < len(x):
-            done, found = retried(size, x, functools.partial(grouped, done))
+        for found in onward(size, x, grouped):
             self._add_grouped(found, weighted=w is not None)
             del found  # before the next are made
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import MemoryWarning
 
-__all__ = ["chunk_budget", "retried", "spared"]
+__all__ = ["chunk_budget", "onward", "retried", "spared"]
 
 # Large enough that a launch is worth its time, small enough for a device shared with a network.
 _ON_GPU = 128 * 2**20
@@ -81,6 +81,25 @@ def retried(bytes_for: Callable[[Tensor], int], x: Tensor, call: Callable[[], T]
         return _halved(bytes_for, x, call)
     finally:
         _watched.reset(token)
+
+
+def onward(
+    bytes_for: Callable[[Tensor], int], x: Tensor, step: Callable[[int], tuple[int, T]]
+) -> Iterator[T]:
+    """What `step` makes of the rows `x (..., N, D)` from the first that is left on, part by part.
+
+    Each is `retried`: out of memory, it goes on from there with half the bytes.
+
+    Args:
+        bytes_for: as `retried` has it.
+        x: the rows.
+        step: from where it begins to where it ended, and what it made.
+    """
+    done = 0
+    while done < x.shape[-2]:
+        done, found = retried(bytes_for, x, functools.partial(step, done))
+        yield found
+        del found  # before the next is made
 
 
 def _halved(bytes_for: Callable[[Tensor], int], x: Tensor, call: Callable[[], T]) -> T:

@@ -25,6 +25,9 @@ from .screen import Screen, Turned, turned
 __all__ = ["Screened"]
 
 _PROBE_NUMBERS = 2**21  # rows x components x features of a probe
+# A pass must cost so many times what a probe does; for matrices it makes so many operations for
+# each of K D^3.
+_PAYS, _PROBE_CUBIC = 20, 20
 _COVERED = 0.99  # of the rows, at the first look
 # Rows of a chunk: at least, and for every component, so that its pairs fill whole tiles.
 _CHUNK_ROWS, _SHARING_ROWS = 2**16, 2**8
@@ -78,10 +81,17 @@ class Screened(Kernel):
             return Dense().accumulate(x, w, parameters)
         if parameters.batch_shape:
             return self._batch(x, w, parameters)
+        found = self.below(math.inf, x, w, parameters)
+        return self._dense().accumulate(x, w, parameters) if found is None else found
+
+    def below(
+        self, cost: float, x: Tensor, w: Tensor | None, parameters: Parameters
+    ) -> Moments | None:
+        """`accumulate` if a probe says that it costs less than this per row; None otherwise."""
         mixture = turned(parameters, x.dtype)
         plan = best_plan(x, parameters, mixture)
-        if plan is None:
-            return self._dense().accumulate(x, w, parameters)
+        if plan is None or plan.cost >= cost:
+            return None
         return self.planned(x, w, parameters, mixture, plan)
 
     def planned(
@@ -135,6 +145,22 @@ class Screened(Kernel):
             each.append(self.accumulate(rows, weights, Parameters(*own, parameters.family)))
         sums = [torch.stack([getattr(m, f) for m in each]) for f in Moments.__dataclass_fields__]
         return Moments(*(s.view(*shape, *s.shape[1:]) for s in sums))
+
+
+def probe_pays(x: Tensor, parameters: Parameters, cost: float, launches: float) -> bool:
+    """Whether a probe could pay, given what a row costs without it.
+
+    Args:
+        x: the rows.
+        parameters: the mixture.
+        cost: operations per row.
+        launches: operations that could be made while a probe is set up, whatever its size.
+    """
+    if parameters.family.tied or parameters.batch_shape:
+        return False
+    k, d = parameters.means.shape
+    probe = launches + (_PROBE_CUBIC * k * d**3 if parameters.family.n_axes == 2 else 0)
+    return len(x) * cost > _PAYS * probe
 
 
 def is_grouped(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-__all__ = ["Tile", "cells", "interpreted", "launch"]
+__all__ = ["Tile", "cells", "interpreted", "launch", "power_of_two"]
 
 
 class Tile(NamedTuple):
@@ -31,6 +31,11 @@ def interpreted() -> bool:
 def cells(total: int, size: int) -> int:
     """How many tiles of a size cover the total."""
     return -(-total // size)
+
+
+def power_of_two(size: int) -> int:
+    """The least one that is not below."""
+    return 1 << (size - 1).bit_length()
 
 
 def launch(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import triton_formed
 from .base import _LEAST_EXPONENT
-from .triton_launch import Tile, cells, interpreted, launch
+from .triton_launch import Tile, cells, interpreted, launch, power_of_two
 from .triton_tuned import Use, tuned
 
 __all__ = ["Products", "padded", "tiles", "use_of", "usual_tiles"]
@@ -160,9 +160,4 @@ def padded(k: int, size: int, like: Tensor, precision: str) -> int:
 
 def _least_tile(k: int, size: int) -> tuple[int, int]:
     """Components and features of a tile that holds all."""
-    return max(16, _power_of_two(k)), max(16, _power_of_two(size))
-
-
-def _power_of_two(size: int) -> int:
-    """The least one that is not below."""
-    return 1 << (size - 1).bit_length()
+    return max(16, power_of_two(k)), max(16, power_of_two(size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .triton_launch import Tile, interpreted
+from .triton_launch import Tile, interpreted, power_of_two
 from .triton_tuned import Use, tuned
 
 __all__ = ["INTERPRETED_ROWS", "axes_tiles", "matrix_tiles", "tiles", "use_of"]
@@ -58,14 +58,9 @@ def axes_tiles(k: int, d: int) -> tuple[Tile, Tile]:
 
 
 def _width(d: int) -> int:
-    return max(16, _power_of_two(d))
+    return max(16, power_of_two(d))
 
 
 def _least_tile(k: int, d: int) -> tuple[int, int]:
     """Components and features of a tile that holds all, or as many as it should."""
-    return min(32, _power_of_two(k)), min(64, _power_of_two(d))
-
-
-def _power_of_two(size: int) -> int:
-    """The least one that is not below."""
-    return 1 << (size - 1).bit_length()
+    return min(32, power_of_two(k)), min(64, power_of_two(d))
